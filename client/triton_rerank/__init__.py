@@ -1,0 +1,1 @@
+"""Rerank documents with a cross-encoder served by NVIDIA Triton."""
