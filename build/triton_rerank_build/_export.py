@@ -1,0 +1,120 @@
+"""Write the ONNX file of a checkpoint: dynamic batch and length, one file of weights beside it."""
+
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from triton_rerank_build._checkpoint import Checkpoint
+from triton_rerank_build._errors import BuildError, UnsupportedModelError
+
+if TYPE_CHECKING:
+    import onnx_ir
+    from torch.onnx import ONNXProgram
+
+    from triton_rerank_build._graph import HfModule, RerankGraph
+
+PRECISIONS = ("fp32", "fp16")
+MODEL_FILE = "model.onnx"
+WEIGHTS_FILE = "model.onnx.data"
+INPUT_NAMES = ("input_ids", "attention_mask")
+OUTPUT_NAME = "logits"
+# Opset 18 and IR 8 load in everything from ONNX Runtime 1.14 and TensorRT 8.6 on, Triton's 24.10 container
+# included, whose ONNX Runtime 1.19 stops at opset 21 and IR 10. Nothing in the graph needs a later one.
+OPSET = 18
+IR_VERSION = 8
+
+
+def load_model(checkpoint: Checkpoint) -> "HfModule":
+    """The checkpoint in PyTorch, fp32, ready for inference.
+
+    Raises:
+        UnsupportedModelError: The weights cannot be read, or do not fill the network.
+    """
+    import torch
+    from transformers import AutoModelForSequenceClassification
+
+    try:
+        model, report = AutoModelForSequenceClassification.from_pretrained(
+            str(checkpoint.folder), dtype=torch.float32, attn_implementation="sdpa", output_loading_info=True
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise UnsupportedModelError(f"the weights of {checkpoint.name} cannot be loaded: {error}") from error
+    # transformers fills what is missing with random numbers and goes on.
+    if missing := sorted(report["missing_keys"]):
+        raise UnsupportedModelError(
+            f"{checkpoint.name} lacks {len(missing)} weights, among them {missing[0]}"
+        )
+    return model.eval()
+
+
+def export_onnx(
+    model: "HfModule", folder: Path, *, precision: str, max_length: int, separator_id: int
+) -> Path:
+    """Write `model.onnx` and `model.onnx.data` into `folder`.
+
+    Args:
+        model: From `load_model`; consumed, its weights move into the graph.
+        folder: An empty one.
+        precision: Of the weights and matrix products, one of `PRECISIONS`; inputs and outputs never change.
+        max_length: Longest row the graph is made for.
+        separator_id: The token after the query; used only where the family has token types.
+
+    Returns:
+        The path of `model.onnx`.
+    """
+    import onnx_ir
+    import torch
+
+    from triton_rerank_build._graph import RerankGraph
+
+    has_types = model.config.model_type == "bert" and model.config.type_vocab_size > 1
+    graph = RerankGraph(
+        model,
+        dtype=torch.float16 if precision == "fp16" else torch.float32,
+        separator_id=separator_id if has_types else None,
+    ).eval()
+    program = _trace(graph, max_length)
+    _strip_traces(program.model)
+    program.model.ir_version = IR_VERSION
+    path = folder / MODEL_FILE
+    onnx_ir.save(program.model, path, external_data=WEIGHTS_FILE)
+    return path
+
+
+def _trace(graph: "RerankGraph", max_length: int) -> "ONNXProgram":
+    import torch
+
+    num_pairs, length = torch.export.Dim("num_pairs"), torch.export.Dim("length", max=max_length)
+    # Two rows of eight tokens: torch takes sizes of 0 and 1 for constants.
+    example = torch.ones(2, 8, dtype=torch.int32)
+    with warnings.catch_warnings():
+        # torch's exporter trips over deprecations of its own, and reports that both inputs share their axes.
+        warnings.filterwarnings("ignore", category=FutureWarning)
+        warnings.filterwarnings("ignore", category=DeprecationWarning)
+        warnings.filterwarnings("ignore", message="# The axis name", category=UserWarning)
+        program = torch.onnx.export(
+            graph,
+            (example, example.clone()),
+            dynamo=True,
+            input_names=list(INPUT_NAMES),
+            output_names=[OUTPUT_NAME],
+            dynamic_shapes=({0: num_pairs, 1: length}, {0: num_pairs, 1: length}),
+            opset_version=OPSET,
+            verbose=False,
+        )
+    if program is None:
+        raise BuildError("torch.onnx.export returned no program")
+    return program
+
+
+def _strip_traces(model: "onnx_ir.Model") -> None:
+    """Drop the exporter's notes: they hold stack traces with paths of this machine, and half a megabyte."""
+    model.metadata_props.clear()
+    model.graph.metadata_props.clear()
+    for value in (*model.graph.inputs, *model.graph.outputs, *model.graph.initializers.values()):
+        value.metadata_props.clear()
+    for node in model.graph.all_nodes():
+        node.metadata_props.clear()
+        node.doc_string = None
+        for value in node.outputs:
+            value.metadata_props.clear()

@@ -1,0 +1,172 @@
+"""Prove that an exported graph computes what PyTorch computes.
+
+The reference is transformers' own model in fp32; the graph runs in ONNX Runtime on the CPU. Both get the same
+token ids: real texts in many scripts, alone and in padded batches, from 2 tokens to the model's limit.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+from tokenizers import Encoding, Tokenizer
+
+from triton_rerank_build._errors import ParityError
+from triton_rerank_build._parity_texts import PAIRS
+from triton_rerank_build._tokenizer import encode_pair
+
+if TYPE_CHECKING:
+    from triton_rerank_build._graph import HfModule
+
+TOLERANCE = {"fp32": 1e-4, "fp16": 2e-2}
+
+_LENGTHS = (2, 3, 16, 33, 128, 512, 2048, 8192)
+_MIXED_LENGTHS = (5, 12, 47, 64, 96, 200)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows that are run together.
+
+    Attributes:
+        name: What is special about them, for messages.
+        input_ids: [num_pairs, length] int32.
+        attention_mask: [num_pairs, length] int32.
+        token_types: [num_pairs, length] int32, for the reference alone.
+    """
+
+    name: str
+    input_ids: npt.NDArray[np.int32]
+    attention_mask: npt.NDArray[np.int32]
+    token_types: npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How far the graph is from the reference; part of the manifest."""
+
+    worst_difference: float
+    worst_batch: str
+    tolerance: float
+    num_pairs: int
+    longest: int
+
+
+def make_batches(tokenizer: Tokenizer, max_length: int, pad_id: int) -> list[Batch]:
+    """The rows to compare: every text alone, all together, and lengths from 2 tokens to `max_length`."""
+    pairs = [encode_pair(tokenizer, *pair) for pair in PAIRS]
+    pairs = [pair if len(pair) <= max_length else _of_length(tokenizer, 0, max_length) for pair in pairs]
+    batches = [_pad(f"pair {index} alone", [pair], pad_id) for index, pair in enumerate(pairs)]
+    batches.append(_pad("all pairs in one padded batch", pairs, pad_id))
+    mixed = [length for length in _MIXED_LENGTHS if length <= max_length]
+    rows = [_of_length(tokenizer, index, length) for index, length in enumerate(mixed)]
+    batches.append(_pad("a batch of mixed lengths", rows, pad_id))
+    lengths = sorted({length for length in _LENGTHS if length < max_length} | {max_length})
+    batches += [
+        _pad(f"{length} tokens", [_of_length(tokenizer, length, length)], pad_id) for length in lengths
+    ]
+    return batches
+
+
+def reference_logits(model: "HfModule", batches: Sequence[Batch]) -> list[npt.NDArray[np.float32]]:
+    """[num_pairs, 1] fp32 for each batch, from transformers' forward."""
+    import torch
+
+    results = []
+    with torch.inference_mode():
+        for batch in batches:
+            inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
+            if model.config.model_type == "bert":
+                inputs["token_type_ids"] = batch.token_types
+            tensors = {name: torch.from_numpy(array).long() for name, array in inputs.items()}
+            results.append(model(**tensors).logits.numpy())
+    return results
+
+
+def graph_logits(path: Path, batches: Sequence[Batch]) -> list[npt.NDArray[np.float32]]:
+    """[num_pairs, 1] fp32 for each batch, from the ONNX file."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    # Repacked weights would be a second copy of the model, for a few runs.
+    options.add_session_config_entry("session.disable_prepacking", "1")
+    # One long row after another: what one leaves in the arena is of no use to the next.
+    options.enable_cpu_mem_arena = False
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return [
+        session.run(None, {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask})[0]
+        for batch in batches
+    ]
+
+
+def compare(
+    batches: Sequence[Batch],
+    expected: Sequence[npt.NDArray[np.float32]],
+    found: Sequence[npt.NDArray[np.float32]],
+    tolerance: float,
+) -> Parity:
+    """Hold the graph's logits against the reference.
+
+    Raises:
+        ParityError: A logit is off by more than `tolerance` or is no number, a shape is wrong, or two pairs
+            whose logits differ by more than `tolerance` change places.
+    """
+    worst, worst_batch = 0.0, batches[0].name
+    for batch, want, got in zip(batches, expected, found, strict=True):
+        if got.shape != want.shape or got.dtype != want.dtype:
+            raise ParityError(
+                f"{batch.name}: logits are {got.dtype} {got.shape}, expected {want.dtype} {want.shape}"
+            )
+        difference = float(np.abs(got - want).max())
+        # Written so that NaN fails.
+        if not difference <= tolerance:
+            raise ParityError(
+                f"{batch.name}: logits differ from PyTorch by {difference:.3g}, tolerance {tolerance:.3g} "
+                f"(PyTorch {want.ravel()[:4].tolist()}, graph {got.ravel()[:4].tolist()})"
+            )
+        if difference >= worst:
+            worst, worst_batch = difference, batch.name
+    want, got = np.concatenate(expected).ravel(), np.concatenate(found).ravel()
+    if swapped := count_swapped(want, got, tolerance):
+        raise ParityError(
+            f"{swapped} of {len(want) * (len(want) - 1) // 2} couples of pairs change their order"
+        )
+    longest = max(batch.input_ids.shape[1] for batch in batches)
+    return Parity(worst, worst_batch, tolerance, len(want), longest)
+
+
+def count_swapped(want: npt.NDArray[np.float32], got: npt.NDArray[np.float32], tolerance: float) -> int:
+    """Couples (i, j) that `want` separates by more than `tolerance` and `got` orders the other way."""
+    apart = want[:, None] - want[None, :] > tolerance
+    return int((apart & (got[:, None] <= got[None, :])).sum())
+
+
+def _of_length(tokenizer: Tokenizer, index: int, length: int) -> Encoding:
+    """A pair of exactly `length` tokens, from texts that start at `index`."""
+    query, document = PAIRS[index % len(PAIRS)]
+    special = tokenizer.num_special_tokens_to_add(is_pair=True)
+    if length < special + 2:
+        # Too short for a pair: one text between its special tokens, none at all at length 2.
+        single = tokenizer.encode(query, add_special_tokens=False)
+        single.truncate(max(0, length - tokenizer.num_special_tokens_to_add(is_pair=False)))
+        return tokenizer.post_process(single)
+    text = " ".join([document] + [words for _, words in PAIRS])
+    while len(tokenizer.encode(text, add_special_tokens=False)) < length:
+        text = f"{text} {text}"
+    query_length = min(len(tokenizer.encode(query, add_special_tokens=False)), (length - special) // 2)
+    return encode_pair(tokenizer, query, text, length=length, query_length=query_length)
+
+
+def _pad(name: str, rows: Sequence[Encoding], pad_id: int) -> Batch:
+    length = max(len(row) for row in rows)
+    input_ids = np.full((len(rows), length), pad_id, np.int32)
+    attention_mask = np.zeros((len(rows), length), np.int32)
+    token_types = np.zeros((len(rows), length), np.int32)
+    for index, row in enumerate(rows):
+        input_ids[index, : len(row)] = row.ids
+        attention_mask[index, : len(row)] = 1
+        token_types[index, : len(row)] = row.type_ids
+    return Batch(name, input_ids, attention_mask, token_types)
