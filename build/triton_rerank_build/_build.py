@@ -1,0 +1,125 @@
+"""`export`: from a checkpoint to an installed, proved model repository."""
+
+from pathlib import Path
+
+from triton_rerank_build._checkpoint import Checkpoint, resolve_checkpoint
+from triton_rerank_build._errors import RepositoryError
+from triton_rerank_build._export import IR_VERSION, OPSET, PRECISIONS, export_onnx, load_model
+from triton_rerank_build._extras import require_build_extra
+from triton_rerank_build._manifest import Manifest, now, tool_versions
+from triton_rerank_build._progress import Steps, logger
+from triton_rerank_build._repository import (
+    TOKENIZER_FILE,
+    complete_from_template,
+    differences,
+    install,
+    measure,
+    read_manifest,
+    staging,
+)
+
+_BYTES = {"fp32": 4, "fp16": 2}
+
+
+def export(
+    checkpoint: str,
+    *,
+    repository: str | Path = "model_repository",
+    precision: str = "fp32",
+    max_length: int | None = None,
+    revision: str | None = None,
+    force: bool = False,
+) -> Manifest:
+    """Export a checkpoint to ONNX, prove it against PyTorch, and install it into a model repository.
+
+    An installation of the same checkpoint, precision and length that is intact is left as it is.
+
+    Args:
+        checkpoint: A local folder, an id on the Hugging Face hub, or `demo`.
+        repository: Folder of the Triton model repository; made, with its configuration files, if missing.
+        precision: fp32, or fp16 for GPUs.
+        max_length: Longest pair in tokens; the checkpoint's limit if None.
+        revision: Branch, tag or commit on the hub.
+        force: Replace a different installation.
+
+    Returns:
+        The manifest of what is now installed.
+
+    Raises:
+        UnsupportedModelError: The checkpoint is not a one-logit BERT / RoBERTa / XLM-R classifier.
+        ParityError: The graph does not compute what PyTorch computes; nothing was installed.
+        RepositoryError: Another installation is there and `force` is not given, or the disk is too full.
+        MissingExtraError: The extra `build` is not installed.
+    """
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+    require_build_extra()
+    repository = Path(repository)
+    steps = Steps(6)
+    with steps.step(f"finding {checkpoint}"):
+        source = resolve_checkpoint(checkpoint, revision)
+        length = source.resolve_max_length(max_length)
+        if (present := _present(repository, source, precision, length, force)) is not None:
+            logger.info("      %s is installed and intact: nothing to do", checkpoint)
+            return present
+    return _export(source, repository, precision, length, steps)
+
+
+def _present(
+    repository: Path, source: Checkpoint, precision: str, max_length: int, force: bool
+) -> Manifest | None:
+    """The manifest of an intact installation of the same thing."""
+    manifest = None if force else read_manifest(repository)
+    if manifest is None:
+        return None
+    wanted = (source.revision, precision, max_length)
+    if (manifest.revision, manifest.precision, manifest.max_length) != wanted:
+        raise RepositoryError(
+            f"{repository} holds {manifest.checkpoint} ({manifest.precision}, {manifest.max_length} tokens); "
+            "use --force to replace it"
+        )
+    return None if differences(repository, manifest.artefacts) else manifest
+
+
+def _export(source: Checkpoint, repository: Path, precision: str, max_length: int, steps: Steps) -> Manifest:
+    from triton_rerank_build._parity import TOLERANCE, compare, graph_logits, make_batches, reference_logits
+    from triton_rerank_build._parity_texts import HARD_PAIRS, PAIRS
+    from triton_rerank_build._tokenizer import check_same_ids, load_tokenizer, save_tokenizer
+
+    with steps.step("loading tokenizer and weights"):
+        tokenizer = load_tokenizer(source)
+        check_same_ids(tokenizer, source, [*PAIRS, *HARD_PAIRS])
+        model = load_model(source)
+        pad_id = model.config.pad_token_id
+        weight_bytes = model.num_parameters() * _BYTES[precision]
+    with staging(repository, int(1.1 * weight_bytes)) as staged:
+        with steps.step("computing the reference logits in PyTorch"):
+            batches = make_batches(tokenizer, max_length, pad_id)
+            expected = reference_logits(model, batches)
+        with steps.step(f"exporting to ONNX, {precision}"):
+            separator_id = tokenizer.post_process(tokenizer.encode("", add_special_tokens=False)).ids[-1]
+            path = export_onnx(
+                model, staged, precision=precision, max_length=max_length, separator_id=separator_id
+            )
+            del model
+            save_tokenizer(tokenizer, staged / TOKENIZER_FILE, max_length=max_length, pad_id=pad_id)
+        with steps.step("comparing the graph with PyTorch"):
+            parity = compare(batches, expected, graph_logits(path, batches), TOLERANCE[precision])
+            logger.info("      worst difference %.2g (%s)", parity.worst_difference, parity.worst_batch)
+        with steps.step(f"installing into {repository}"):
+            manifest = Manifest(
+                checkpoint=source.name,
+                revision=source.revision,
+                family=source.family,
+                precision=precision,
+                max_length=max_length,
+                opset=OPSET,
+                ir_version=IR_VERSION,
+                parity=parity,
+                artefacts=measure(staged),
+                tools=tool_versions(),
+                created=now(),
+            )
+            complete_from_template(repository)
+            install(staged, repository, manifest)
+    return manifest

@@ -1,0 +1,103 @@
+"""`manifest.json`: what was installed, what it was made from, and how it was proved.
+
+The same file stands beside the graph and beside the tokenizer, so that either can tell what it belongs to.
+"""
+
+import json
+import platform
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from triton_rerank_build._errors import RepositoryError
+from triton_rerank_build._files import sha256_file
+from triton_rerank_build._parity import Parity
+
+MANIFEST_FILE = "manifest.json"
+FORMAT = 1
+
+_TOOLS = ("triton-rerank", "torch", "transformers", "onnx", "onnxruntime", "tokenizers")
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """One generated file."""
+
+    bytes: int
+    sha256: str
+
+    @classmethod
+    def of(cls, path: Path) -> "Artefact":
+        """Measure a file."""
+        return cls(path.stat().st_size, sha256_file(path))
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The record of one export.
+
+    Attributes:
+        checkpoint: A hub id, `demo`, or the name of a local folder.
+        revision: The hub's commit, or a digest of the checkpoint's files.
+        family: bert, roberta or xlm-roberta.
+        precision: fp32 or fp16.
+        max_length: Longest pair in tokens.
+        opset: Of the graph's operators.
+        ir_version: Of the ONNX file.
+        parity: The proof.
+        artefacts: By path inside the repository, "cross_encoder/1/model.onnx".
+        tools: Versions of what made it, by distribution name.
+        created: UTC, ISO 8601.
+    """
+
+    checkpoint: str
+    revision: str
+    family: str
+    precision: str
+    max_length: int
+    opset: int
+    ir_version: int
+    parity: Parity
+    artefacts: Mapping[str, Artefact]
+    tools: Mapping[str, str]
+    created: str
+
+    def to_json(self) -> str:
+        """The text of `manifest.json`."""
+        return json.dumps({"format": FORMAT, **asdict(self)}, indent=2, ensure_ascii=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> "Manifest":
+        """Parse what `to_json` wrote.
+
+        Raises:
+            RepositoryError: It is no manifest of this format.
+        """
+        try:
+            content: dict[str, Any] = json.loads(text)
+            if (found := content.pop("format")) != FORMAT:
+                raise RepositoryError(f"{MANIFEST_FILE} has format {found}; this version reads {FORMAT}")
+            content["parity"] = Parity(**content["parity"])
+            content["artefacts"] = {name: Artefact(**entry) for name, entry in content["artefacts"].items()}
+            return cls(**content)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise RepositoryError(f"{MANIFEST_FILE} cannot be read: {error!r}") from error
+
+
+def tool_versions() -> dict[str, str]:
+    """Versions of everything that has a say in the result."""
+    versions = {"python": platform.python_version()}
+    for name in _TOOLS:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            versions[name] = "unknown"
+    return versions
+
+
+def now() -> str:
+    """The present, as `Manifest.created` wants it."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")

@@ -1,0 +1,161 @@
+"""Put artefacts into a model repository: it is always the old one, or the new one, or visibly incomplete.
+
+The manifests are removed first and written last: where one is, everything that it names is in place.
+"""
+
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from triton_rerank_build._errors import RepositoryError
+from triton_rerank_build._export import MODEL_FILE, WEIGHTS_FILE
+from triton_rerank_build._manifest import MANIFEST_FILE, Artefact, Manifest
+from triton_rerank_build._progress import format_bytes
+
+CROSS_ENCODER = Path("cross_encoder") / "1"
+TOKENIZER = Path("tokenizer") / "1"
+TOKENIZER_FILE = "tokenizer.json"
+# In the order of installing. Beside the graph stands the manifest that counts.
+MANIFESTS = (TOKENIZER / MANIFEST_FILE, CROSS_ENCODER / MANIFEST_FILE)
+ARTEFACTS = (TOKENIZER / TOKENIZER_FILE, CROSS_ENCODER / WEIGHTS_FILE, CROSS_ENCODER / MODEL_FILE)
+
+_MODELS = ("cross_encoder", "reranker", "tokenizer")
+
+
+def template_repository() -> Path:
+    """The committed model repository: inside the package in a wheel, beside `build/` in a checkout.
+
+    Raises:
+        RepositoryError: This installation has neither.
+    """
+    package = Path(__file__).parent
+    for folder in (package / "model_repository", package.parents[1] / "model_repository"):
+        if (folder / "cross_encoder").is_dir():
+            return folder
+    raise RepositoryError(
+        "this installation carries no model repository to copy from; reinstall triton-rerank"
+    )
+
+
+def read_manifest(repository: Path) -> Manifest | None:
+    """The manifest of a complete installation, None where there is none.
+
+    Raises:
+        RepositoryError: The file is there but cannot be read.
+    """
+    path = repository / CROSS_ENCODER / MANIFEST_FILE
+    return Manifest.from_json(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def complete_from_template(repository: Path) -> None:
+    """Copy the committed files that `repository` lacks; files that are there are left as they are."""
+    template = template_repository()
+    if repository.resolve() == template.resolve():
+        return
+    for source in sorted(path for model in _MODELS for path in (template / model).rglob("*")):
+        target = repository / source.relative_to(template)
+        relative = source.relative_to(template)
+        if _is_generated(relative) or not source.is_file() or target.exists():
+            continue
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, target)
+
+
+def _is_generated(path: Path) -> bool:
+    return (
+        path in ARTEFACTS
+        or path in MANIFESTS
+        or path.suffix in {".tmp", ".plan", ".pyc"}
+        or ".tmp" in str(path)
+    )
+
+
+@contextmanager
+def staging(repository: Path, needed_bytes: int) -> Iterator[Path]:
+    """A temporary folder in the file system of `repository`, for one export at a time.
+
+    Args:
+        repository: Where the artefacts will go.
+        needed_bytes: What will be written; checked against the free space first.
+
+    Raises:
+        RepositoryError: Too little space, or another export is writing here.
+    """
+    home = repository / CROSS_ENCODER
+    home.mkdir(parents=True, exist_ok=True)
+    (repository / TOKENIZER).mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(home).free
+    if free < needed_bytes:
+        raise RepositoryError(
+            f"{repository} has {format_bytes(free)} free; the export writes {format_bytes(needed_bytes)} "
+            "beside what is there"
+        )
+    with _lock(home / "export.lock.tmp", repository):
+        for leftover in home.glob(
+            "export-*.tmp"
+        ):  # of an export that was killed: the lock says that nobody uses it
+            shutil.rmtree(leftover, ignore_errors=True)
+        with tempfile.TemporaryDirectory(prefix="export-", suffix=".tmp", dir=home) as folder:
+            yield Path(folder)
+
+
+@contextmanager
+def _lock(path: Path, repository: Path) -> Iterator[None]:
+    # The kernel frees this lock when its holder dies, however it dies.
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RepositoryError(f"another export is writing into {repository}") from error
+        yield
+
+
+def measure(staged: Path) -> dict[str, Artefact]:
+    """Size and hash of every staged artefact, by its path inside the repository."""
+    return {path.as_posix(): Artefact.of(staged / path.name) for path in ARTEFACTS}
+
+
+def install(staged: Path, repository: Path, manifest: Manifest) -> None:
+    """Move staged artefacts into place.
+
+    Args:
+        staged: Folder from `staging`, with one file for each of `ARTEFACTS`.
+        repository: The one it was made for.
+        manifest: Written last.
+    """
+    for path in MANIFESTS:
+        (repository / path).unlink(missing_ok=True)
+    for path in ARTEFACTS:
+        _publish(staged / path.name, repository / path)
+    for path in MANIFESTS:
+        file = staged / MANIFEST_FILE
+        file.write_text(manifest.to_json(), encoding="utf-8")
+        _publish(file, repository / path)
+
+
+def _publish(source: Path, target: Path) -> None:
+    # Triton may run as another user, and reads what the builder wrote.
+    source.chmod(0o644)
+    with source.open("rb") as file:
+        os.fsync(file.fileno())
+    source.replace(target)
+
+
+def differences(repository: Path, artefacts: Mapping[str, Artefact]) -> list[str]:
+    """What no longer is as the manifest says, one sentence per file; nothing if all is well."""
+    problems = []
+    for name, wanted in artefacts.items():
+        path = repository / name
+        if not path.is_file():
+            problems.append(f"{name} is missing")
+        elif (size := path.stat().st_size) != wanted.bytes:
+            problems.append(f"{name} has {size} bytes, the manifest says {wanted.bytes}")
+        elif (found := Artefact.of(path)).sha256 != wanted.sha256:
+            problems.append(
+                f"{name} has sha256 {found.sha256[:16]}..., the manifest says {wanted.sha256[:16]}..."
+            )
+    return problems
