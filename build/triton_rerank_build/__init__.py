@@ -1,1 +1,43 @@
 """Turn a checkpoint into a proved Triton model repository, and serve it on a laptop."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from triton_rerank_build._errors import (
+    BuildError,
+    MissingExtraError,
+    ParityError,
+    RepositoryError,
+    ServerStartError,
+    UnsupportedModelError,
+)
+
+if TYPE_CHECKING:
+    from triton_rerank_build._build import export
+    from triton_rerank_build._manifest import Manifest
+    from triton_rerank_build._verify import verify
+
+__all__ = [
+    "BuildError",
+    "Manifest",
+    "MissingExtraError",
+    "ParityError",
+    "RepositoryError",
+    "ServerStartError",
+    "UnsupportedModelError",
+    "export",
+    "verify",
+]
+
+# Imported on first use: the errors alone must not bring in the tools of the extras.
+_LAZY = {
+    "Manifest": "triton_rerank_build._manifest",
+    "export": "triton_rerank_build._build",
+    "verify": "triton_rerank_build._verify",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name in _LAZY:
+        return getattr(import_module(_LAZY[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,90 @@
+"""`triton-rerank-build export`."""
+
+import argparse
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from triton_rerank_build._manifest import Manifest
+
+_DESCRIPTION = """\
+Export a checkpoint to ONNX, compare it with PyTorch on texts in many languages, and install it into a Triton
+model repository. Nothing is installed unless every logit agrees (1e-4 at fp32, 2e-2 at fp16) and the order is
+the same.
+"""
+_EPILOG = """\
+examples:
+  triton-rerank-build export demo
+  triton-rerank-build export BAAI/bge-reranker-v2-m3 --precision fp16
+  triton-rerank-build export ./my-finetuned-reranker --max-length 1024 --repository /srv/models
+"""
+
+
+def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Register the command."""
+    parser = commands.add_parser(
+        "export",
+        help="checkpoint -> ONNX, proved, installed",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "checkpoint",
+        metavar="CHECKPOINT",
+        help="a local folder, an id on the Hugging Face hub, or `demo`: a small multilingual reranker made "
+        "of files from the Python package index (one logit; BERT, RoBERTa or XLM-R)",
+    )
+    parser.add_argument(
+        "--precision",
+        choices=("fp32", "fp16"),
+        default="fp32",
+        help="of the weights; fp16 is for GPUs. Inputs and outputs never change (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--repository",
+        metavar="DIR",
+        default="model_repository",
+        help="Triton model repository; made if it is not there (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--max-length", type=int, metavar="N", help="longest pair in tokens (default: the checkpoint's limit)"
+    )
+    parser.add_argument("--revision", help="branch, tag or commit on the hub (default: its main branch)")
+    parser.add_argument("--force", action="store_true", help="replace another installation")
+    parser.add_argument("--json", action="store_true", help="print the manifest as JSON")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Export, and say what to do next."""
+    from triton_rerank_build._build import export
+
+    manifest = export(
+        args.checkpoint,
+        repository=args.repository,
+        precision=args.precision,
+        max_length=args.max_length,
+        revision=args.revision,
+        force=args.force,
+    )
+    if args.json:
+        sys.stdout.write(manifest.to_json())
+    else:
+        print(summary(manifest, args.repository))
+    return 0
+
+
+def summary(manifest: "Manifest", repository: str) -> str:
+    """What lies in the repository now, and the next command."""
+    from triton_rerank_build._progress import format_bytes
+
+    lines = [
+        f"{manifest.checkpoint} {manifest.precision}, up to {manifest.max_length} tokens; worst difference "
+        f"from PyTorch {manifest.parity.worst_difference:.1e} over {manifest.parity.num_pairs} pairs"
+    ]
+    lines += [
+        f"  {repository}/{name}  {format_bytes(entry.bytes)}" for name, entry in manifest.artefacts.items()
+    ]
+    lines.append(f"next: triton-rerank-build serve --repository {repository}")
+    return "\n".join(lines)

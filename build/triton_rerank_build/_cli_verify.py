@@ -1,0 +1,32 @@
+"""`triton-rerank-build verify`."""
+
+import argparse
+import sys
+
+
+def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Register the command."""
+    parser = commands.add_parser(
+        "verify",
+        help="check an installed repository against its manifest",
+        description="Check that the files of a model repository, their hashes and the graph's inputs and "
+        "outputs are what the manifest says. Exit status 1 and the list of differences otherwise.",
+    )
+    parser.add_argument(
+        "--repository", metavar="DIR", default="model_repository", help="(default: %(default)s)"
+    )
+    parser.add_argument("--json", action="store_true", help="print the manifest as JSON")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Verify, and say what is there."""
+    from triton_rerank_build._verify import verify
+
+    manifest = verify(args.repository)
+    if args.json:
+        sys.stdout.write(manifest.to_json())
+    else:
+        what = f"{manifest.checkpoint} {manifest.precision}"
+        print(f"{args.repository} is intact: {what}, made {manifest.created}")
+    return 0
