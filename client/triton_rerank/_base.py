@@ -1,0 +1,264 @@
+"""What both clients share: configuration, planning, the record of a call. No I/O."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from ._connection import TLS, MetadataSource, check_metadata, check_urls
+from ._errors import InvalidRequestError, RerankError, UnexpectedResponseError
+from ._exchange import Attempt, Exchange
+from ._prepare import Limits, Part, encode_cell
+from ._rerank_job import RerankJob, RerankOptions
+from ._response import Scores, read_json, read_scores, sigmoid
+from ._retry import Deadline, RetryBudget
+from ._score_job import ScoreJob
+from ._servers import Servers
+from ._tracing import Tracer
+from ._types import DocumentLike, LongDocuments, ModelInfo, RerankResponse, TextFrom, Timing
+from ._untyped import Message, Rpc
+from ._validate import check_int, check_timeout, kind_of
+
+if TYPE_CHECKING:
+    from ._wire import Request
+
+logger = logging.getLogger("triton_rerank")
+
+READY_PAIR = ("ready", "ready")
+
+
+class Job(Protocol):
+    """What a call computes: rounds of rows, until there are none."""
+
+    def next_round(self, limits: Limits) -> list[Part]: ...
+
+    def take(self, part: Part, scores: Scores) -> None: ...
+
+
+class Call:
+    """One public call while it runs: its deadline, and where its time goes."""
+
+    def __init__(self, name: str, timeout: float | None, metadata: tuple[tuple[str, str], ...]) -> None:
+        self.name = name
+        self.started = time.monotonic()
+        self.deadline = Deadline.after(timeout, self.started)
+        self.metadata = metadata
+        self.server_s = 0.0
+        self.num_requests = 0
+        self.num_sent = 0
+
+    def timing(self) -> Timing:
+        """The account so far."""
+        total_s = time.monotonic() - self.started
+        return Timing(
+            total_s,
+            self.server_s,
+            total_s - self.server_s,
+            self.num_requests,
+            self.num_sent - self.num_requests,
+        )
+
+
+class BaseClient:
+    """Configuration and everything that decides; the clients add the talking."""
+
+    def __init__(
+        self,
+        url: str | Sequence[str] = "localhost:8001",
+        model: str = "reranker",
+        *,
+        timeout: float | None = 60.0,
+        max_retries: int = 2,
+        request_size: int = 32,
+        tls: TLS | bool = False,
+        metadata: MetadataSource | None = None,
+        compression: Literal["gzip", "deflate"] | None = None,
+    ) -> None:
+        if not isinstance(model, str) or not model:
+            raise InvalidRequestError(
+                f"model is not a name (got {kind_of(model)}); pass the Triton model's name"
+            )
+        if compression not in (None, "gzip", "deflate"):
+            raise InvalidRequestError(f'compression is {compression!r}; pass "gzip", "deflate" or None')
+        if not isinstance(tls, (TLS, bool)):
+            raise InvalidRequestError(f"tls is {kind_of(tls)}; pass True, False or TLS(...)")
+        self.model = model
+        self._servers = Servers(check_urls(url))
+        self._timeout = check_timeout(timeout)
+        self._max_retries = check_int(max_retries, "max_retries", at_least=0, remedy="pass 0 or more")
+        self._request_size = check_int(request_size, "request_size", at_least=1, remedy="pass 1 or more")
+        self._tls = (TLS() if tls else None) if isinstance(tls, bool) else tls
+        if self._tls is not None:
+            self._tls.read()  # a wrong path is told here, not at the first call
+        self._metadata = metadata if callable(metadata) else check_metadata(metadata or {})
+        self._compression = compression
+        self._budget = RetryBudget()
+        self._config: Message = None
+        self._info: ModelInfo | None = None
+        self._lock = threading.Lock()
+        self._closed = False
+        self._tracer = Tracer()
+        from . import _wire  # here, since loading gRPC takes longer than the rest of the package
+
+        self._wire = _wire
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(url={list(self._servers.urls)}, model={self.model!r})"
+
+    @contextmanager
+    def _call(self, name: str, timeout: float | None) -> Iterator[Call]:
+        """The frame of a public call: its span, its log line."""
+        if self._closed:
+            raise RuntimeError("the client is closed")
+        seconds = self._timeout if timeout is None else check_timeout(timeout)
+        pairs = check_metadata(self._metadata()) if callable(self._metadata) else self._metadata
+        with self._tracer.span(f"triton_rerank.{name}", {"triton_rerank.model": self.model}) as span:
+            call = Call(name, seconds, (*pairs, *self._tracer.headers()))
+            try:
+                yield call
+            except RerankError as error:
+                self._log(call, type(error).__name__)
+                raise
+            else:
+                self._log(call, "done")
+            finally:
+                span.set_attribute("triton_rerank.requests", call.num_requests)
+                span.set_attribute("triton_rerank.retries", call.num_sent - call.num_requests)
+
+    def _log(self, call: Call, outcome: str) -> None:
+        if logger.isEnabledFor(logging.DEBUG):
+            timing = call.timing()
+            logger.debug(
+                "%s %s in %.1f ms (server %.1f ms), %d requests, %d retries",
+                call.name,
+                outcome,
+                timing.total_s * 1e3,
+                timing.server_s * 1e3,
+                timing.num_requests,
+                timing.num_retries,
+            )
+
+    def _exchange(self, requests: Sequence[Request], call: Call) -> Exchange:
+        call.num_requests += len(requests)
+        return Exchange(
+            len(requests),
+            servers=self._servers,
+            deadline=call.deadline,
+            budget=self._budget,
+            max_retries=self._max_retries,
+            now=time.monotonic(),
+        )
+
+    def _arguments(self, request: Request, call: Call) -> dict[str, Any]:
+        """What a procedure is called with; time left is told to gRPC and to Triton."""
+        remaining_s = call.deadline.remaining(time.monotonic())
+        self._wire.set_timeout(request, remaining_s)
+        return {"request": request.message, "timeout": remaining_s, "metadata": call.metadata}
+
+    def _rerank_job(
+        self,
+        query: str,
+        documents: Iterable[DocumentLike],
+        *,
+        top_n: int | None,
+        max_length: int | None,
+        query_max_length: int | None,
+        min_relevance_score: float | None,
+        long_documents: LongDocuments,
+        text_from: TextFrom | None,
+    ) -> tuple[RerankJob, dict[str, int]]:
+        options = RerankOptions.check(
+            top_n=top_n,
+            max_length=max_length,
+            query_max_length=query_max_length,
+            min_relevance_score=min_relevance_score,
+            long_documents=long_documents,
+        )
+        job = RerankJob(query, documents, text_from, options)
+        return job, self._parameters(options.max_length, options.query_max_length)
+
+    def _parameters(self, max_length: int | None, query_max_length: int | None) -> dict[str, int]:
+        """Request parameters; what is not given is not sent, so that the server's defaults hold."""
+        given = {"max_length": max_length, "query_max_length": query_max_length}
+        return {name: value for name, value in given.items() if value is not None}
+
+    def _requests(self, parts: Sequence[Part], parameters: Mapping[str, int]) -> list[Request]:
+        if logger.isEnabledFor(logging.DEBUG):
+            sizes = ", ".join(f"{len(part.rows)} rows of {len(part.documents)} bytes" for part in parts)
+            logger.debug("cut into %d requests: %s", len(parts), sizes)
+        return [self._wire.infer_request(self.model, part, parameters) for part in parts]
+
+    def _failed(self, exchange: Exchange, attempt: Attempt, error: Rpc) -> None:
+        """Plan what follows a failed attempt, or raise what it means for the call."""
+        meaning = self._wire.error_from_rpc(error, self._servers.urls[attempt.server])
+        try:
+            exchange.failed(attempt, meaning, time.monotonic())
+        except RerankError as final:
+            raise final from error
+
+    def _scores(self, response: Message, part: Part, attempt: Attempt) -> Scores:
+        try:
+            return read_scores(response, len(part.rows))
+        except UnexpectedResponseError as error:
+            raise UnexpectedResponseError(f"{self._servers.urls[attempt.server]}: {error}") from None
+
+    def _limits(self) -> Limits:
+        """Limits from what the server has told so far."""
+        rows = min(self._request_size, max(1, self._config.max_batch_size))
+        if self._info is None or self._info.default_max_length is None:
+            return Limits(rows)
+        return Limits(rows, self._info.default_max_length)
+
+    def _response(self, job: RerankJob, call: Call) -> RerankResponse:
+        results, usage = job.results(), job.usage()
+        return RerankResponse(results, self.model, usage, call.timing())
+
+    def _info_request(self, tokenizer: str) -> Request:
+        query, document = (encode_cell(text.encode()) for text in READY_PAIR)
+        return self._wire.info_request(tokenizer, Part((0,), query, document))
+
+    def _known_info(self) -> ModelInfo:
+        if self._info is None:
+            raise RuntimeError("model_info was read before it was asked for")
+        return self._info
+
+    def _model_info(self, about: Message, tokenizer_config: Message) -> ModelInfo:
+        said = read_json(about, "model_info")
+        return model_info(self.model, said, self._config.max_batch_size, tokenizer_config)
+
+
+def model_info(
+    model: str, said: Mapping[str, Any], max_batch_size: int, tokenizer_config: Message
+) -> ModelInfo:
+    """What the server says, each value only where it has the type that is promised."""
+
+    def text(name: str) -> str | None:
+        value = said.get(name)
+        return value if isinstance(value, str) else None
+
+    def number(name: str) -> int | None:
+        value = said.get(name)
+        return value if isinstance(value, int) else None
+
+    queue = tokenizer_config.dynamic_batching.default_queue_policy.max_queue_size
+    return ModelInfo(
+        model=model,
+        checkpoint=text("checkpoint"),
+        revision=text("revision"),
+        precision=text("precision"),
+        runtime=text("runtime"),
+        max_length=number("max_length"),
+        default_max_length=number("default_max_length"),
+        max_batch_size=max_batch_size,
+        max_queue_size=int(queue) or None,
+        manifest=said,
+    )
+
+
+def scores_of(job: ScoreJob, normalize: bool) -> list[float]:
+    """Relevance scores or raw logits of pairs, in their order."""
+    return [sigmoid(logit) for logit in job.logits] if normalize else list(job.logits)

@@ -1,0 +1,129 @@
+"""What each request of one call goes through: where it goes, when, and what a failure leads to.
+
+No I/O and no clock: the clients send what `due` gives them and report what came of it. Parts that were
+answered are kept; only those that failed are sent again.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from ._errors import RequestTimeoutError, RerankError, ServerOverloadedError, ServerUnavailableError
+from ._retry import Deadline, RetryBudget, backoff_s
+from ._servers import Servers
+
+logger = logging.getLogger("triton_rerank")
+
+
+@dataclass(eq=False, slots=True)
+class Attempt:
+    """One request on its way, or waiting for its time."""
+
+    place: int
+    """Place of the request in the list that is exchanged."""
+    due: float
+    server: int = -1
+    retries: int = 0
+    tried: set[int] = field(default_factory=set)
+
+
+class Exchange:
+    """State of `count` requests, sent together under one deadline."""
+
+    def __init__(
+        self,
+        count: int,
+        *,
+        servers: Servers,
+        deadline: Deadline,
+        budget: RetryBudget,
+        max_retries: int,
+        now: float,
+        backoff: Callable[[int], float] = backoff_s,
+    ) -> None:
+        self._servers = servers
+        self._deadline = deadline
+        self._budget = budget
+        self._max_retries = max_retries
+        self._backoff = backoff
+        self._waiting = [Attempt(place, due=now) for place in range(count)]
+        self._count = count
+        self._answered = 0
+        self.num_sent = 0
+
+    @property
+    def finished(self) -> bool:
+        """Whether every request was answered."""
+        return self._answered == self._count
+
+    def due(self, now: float) -> list[Attempt]:
+        """The attempts to start now, each with its server.
+
+        Raises:
+            RequestTimeoutError: The deadline has passed.
+        """
+        if self._deadline.passed(now):
+            raise self._timed_out()
+        ready = [attempt for attempt in self._waiting if attempt.due <= now]
+        if ready:
+            self._waiting = [attempt for attempt in self._waiting if attempt.due > now]
+            for attempt in ready:
+                attempt.server = self._servers.pick(now, attempt.tried)
+                attempt.tried.add(attempt.server)
+            self.num_sent += len(ready)
+        return ready
+
+    def wait_s(self, now: float) -> float | None:
+        """Seconds until an attempt falls due; None while all are on their way, watched by gRPC."""
+        if not self._waiting:
+            return None
+        return max(0.0, min(attempt.due for attempt in self._waiting) - now)
+
+    def answered(self, attempt: Attempt) -> None:
+        """Record an answer."""
+        self._answered += 1
+        self._servers.answered(attempt.server)
+        self._budget.succeeded()
+
+    def failed(self, attempt: Attempt, error: RerankError, now: float) -> None:
+        """Record a failure and plan what follows.
+
+        A request that found its server gone moves to another healthy one at once. Any other retry waits for
+        its back-off, and is one of `max_retries` and of the budget.
+
+        Raises:
+            RerankError: Nothing can follow: not a retryable kind, no retry left, or no time for one.
+        """
+        if isinstance(error, RequestTimeoutError):
+            raise self._timed_out() from error
+        if not isinstance(error, ServerUnavailableError):
+            raise error
+        overloaded = isinstance(error, ServerOverloadedError)
+        if overloaded:
+            self._servers.answered(attempt.server)
+        else:
+            self._servers.unreachable(attempt.server, now)
+            if self._servers.has_other(now, attempt.tried):
+                self._again(attempt, now, "another server")
+                return
+        may_retry = self._budget.charge() and attempt.retries < self._max_retries
+        due = now + self._backoff(attempt.retries)
+        if self._deadline.passed(now):
+            raise self._timed_out() from error
+        if not may_retry or self._deadline.passed(due):
+            raise error
+        attempt.retries += 1
+        self._again(attempt, due, "overloaded" if overloaded else "unreachable")
+
+    def _again(self, attempt: Attempt, due: float, reason: str) -> None:
+        attempt.due = due
+        self._waiting.append(attempt)
+        logger.debug("request %d goes again: %s (retry %d)", attempt.place, reason, attempt.retries)
+
+    def _timed_out(self) -> RequestTimeoutError:
+        return RequestTimeoutError(
+            f"{self._answered} of {self._count} requests were answered within the timeout; "
+            "give it more time, fewer documents, or the server more room"
+        )

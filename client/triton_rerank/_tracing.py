@@ -1,0 +1,52 @@
+"""OpenTelemetry spans and trace headers, where opentelemetry-api is installed; nothing otherwise."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+
+class _NoSpan:
+    def set_attribute(self, key: str, value: object) -> None:
+        """Forget it."""
+
+
+class Tracer:
+    """A client's way to OpenTelemetry. Spans carry numbers and the model's name, never texts."""
+
+    def __init__(self) -> None:
+        try:
+            from opentelemetry import propagate, trace
+        except ImportError:
+            self._trace = self._propagate = None
+        else:
+            self._trace, self._propagate = trace, propagate
+
+    @contextmanager
+    def span(self, name: str, attributes: Mapping[str, str | int]) -> Iterator[Any]:
+        """A client span around a call; an error that leaves it is recorded by its type."""
+        if self._trace is None:
+            yield _NoSpan()
+            return
+        tracer = self._trace.get_tracer("triton_rerank")
+        with tracer.start_as_current_span(
+            name,
+            kind=self._trace.SpanKind.CLIENT,
+            attributes=attributes,
+            record_exception=False,
+            set_status_on_exception=False,
+        ) as span:
+            try:
+                yield span
+            except Exception as error:
+                span.set_status(self._trace.StatusCode.ERROR, type(error).__name__)
+                raise
+
+    def headers(self) -> tuple[tuple[str, str], ...]:
+        """W3C trace context of the current span, as gRPC metadata."""
+        if self._propagate is None:
+            return ()
+        carrier: dict[str, str] = {}
+        self._propagate.inject(carrier)
+        return tuple((key.lower(), value) for key, value in carrier.items())

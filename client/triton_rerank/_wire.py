@@ -1,0 +1,100 @@
+"""The only module that touches gRPC and tritonclient: imported when a client is made, as it loads slowly."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import ModuleType
+
+import grpc
+from tritonclient.grpc import service_pb2, service_pb2_grpc
+
+from ._connection import TLS, channel_options
+from ._errors import RerankError, UnexpectedResponseError, error_from_status
+from ._prepare import Part
+from ._untyped import Channel, Message, Rpc, Stub
+
+OUTPUTS = ("logits", "num_tokens", "truncated")
+COMPRESSION = {None: None, "gzip": grpc.Compression.Gzip, "deflate": grpc.Compression.Deflate}
+
+RpcError = grpc.RpcError
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A message and the remote procedure that takes it."""
+
+    method: str
+    message: Message
+
+
+def stub(url: str, tls: TLS | None, compression: str | None) -> tuple[Channel, Stub]:
+    """A channel to one server, and Triton's procedures on it."""
+    return _with_stub(_open(grpc, url, tls, compression))
+
+
+def async_stub(url: str, tls: TLS | None, compression: str | None) -> tuple[Channel, Stub]:
+    """As `stub`, for the event loop that is running."""
+    return _with_stub(_open(grpc.aio, url, tls, compression))
+
+
+def _open(module: ModuleType, url: str, tls: TLS | None, compression: str | None) -> Channel:
+    options, packing = channel_options(url), COMPRESSION[compression]
+    if tls is None:
+        return module.insecure_channel(url, options=options, compression=packing)
+    roots, key, chain = tls.read()
+    credentials = grpc.ssl_channel_credentials(roots, key, chain)
+    return module.secure_channel(url, credentials, options=options, compression=packing)
+
+
+def _with_stub(channel: Channel) -> tuple[Channel, Stub]:
+    return channel, service_pb2_grpc.GRPCInferenceServiceStub(channel)
+
+
+def infer_request(model: str, part: Part, parameters: Mapping[str, int]) -> Request:
+    """A part as Triton's ModelInferRequest."""
+    message = service_pb2.ModelInferRequest(model_name=model)
+    for name in ("query", "document"):
+        message.inputs.add(name=name, datatype="BYTES", shape=(len(part.rows), 1))
+    message.raw_input_contents.extend((part.queries, part.documents))
+    for name in OUTPUTS:
+        message.outputs.add(name=name)
+    for name, value in parameters.items():
+        message.parameters[name].int64_param = value
+    return Request("ModelInfer", message)
+
+
+def info_request(model: str, part: Part) -> Request:
+    """Ask a tokenizer model what it knows of the checkpoint: its output `model_info`, for one pair."""
+    request = infer_request(model, part, {})
+    del request.message.outputs[:]
+    request.message.outputs.add(name="model_info")
+    return request
+
+
+def config_request(model: str) -> Request:
+    """Ask for a model's configuration."""
+    return Request("ModelConfig", service_pb2.ModelConfigRequest(name=model))
+
+
+def set_timeout(request: Request, remaining_s: float | None) -> None:
+    """Tell Triton how long somebody waits for this request, in its own parameter, microseconds."""
+    if request.method == "ModelInfer" and remaining_s is not None:
+        request.message.parameters["timeout"].int64_param = max(1, int(remaining_s * 1e6))
+
+
+def error_from_rpc(error: Rpc, server: str) -> RerankError:
+    """The error that a failed call stands for."""
+    return error_from_status(error.code().name, error.details(), server)
+
+
+def tokenizer_of(config: Message) -> str:
+    """Name of the ensemble's first step.
+
+    Raises:
+        UnexpectedResponseError: The model is no ensemble.
+    """
+    steps = config.ensemble_scheduling.step
+    if not steps:
+        raise UnexpectedResponseError(f"model {config.name!r} is no ensemble, so it names no tokenizer")
+    return str(steps[0].model_name)
