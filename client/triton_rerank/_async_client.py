@@ -16,7 +16,7 @@ from ._exchange import Attempt
 from ._score_job import ScoreJob
 from ._types import DocumentLike, LongDocuments, ModelInfo, RerankResponse, TextFrom
 from ._untyped import Channel, Message, Rpc, Stub
-from ._validate import check_int, check_length, check_many
+from ._validate import check_int, check_many
 
 if TYPE_CHECKING:
     from ._wire import Request
@@ -49,7 +49,7 @@ class AsyncRerankClient(BaseClient):
     ) -> RerankResponse:
         """Order `documents` by relevance to `query`: see `RerankClient.rerank`."""
         with self._call("rerank", timeout) as call:
-            job, parameters = self._rerank_job(
+            job = self._rerank_job(
                 query,
                 documents,
                 top_n=top_n,
@@ -61,7 +61,7 @@ class AsyncRerankClient(BaseClient):
             )
             if not job.empty:
                 await self._learn(call, lengths=job.needs_default_length)
-                await self._run(job, parameters, call)
+                await self._run(job, call)
             return self._response(job, call)
 
     async def rerank_many(
@@ -123,13 +123,10 @@ class AsyncRerankClient(BaseClient):
     ) -> list[float]:
         """Score (query, document) pairs in their order: see `RerankClient.score`."""
         with self._call("score", timeout) as call:
-            job = ScoreJob(pairs)
-            parameters = self._parameters(
-                check_length(max_length, "max_length"), check_length(query_max_length, "query_max_length")
-            )
+            job = ScoreJob(pairs, max_length, query_max_length)
             if job.logits:
                 await self._learn(call)
-                await self._run(job, parameters, call)
+                await self._run(job, call)
             return scores_of(job, normalize)
 
     async def model_info(self, *, timeout: float | None = None) -> ModelInfo:
@@ -162,10 +159,10 @@ class AsyncRerankClient(BaseClient):
     ) -> None:
         await self.close()
 
-    async def _run(self, job: Job, parameters: dict[str, int], call: Call) -> None:
+    async def _run(self, job: Job, call: Call) -> None:
         """Send a job's rounds until it has no more rows to score."""
         while parts := job.next_round(self._limits()):
-            async with aclosing(self._ask(self._requests(parts, parameters), call)) as answers:
+            async with aclosing(self._ask(self._requests(job, parts), call)) as answers:
                 async for attempt, response in answers:
                     job.take(parts[attempt.place], self._scores(response, parts[attempt.place], attempt))
 

@@ -34,6 +34,9 @@ READY_PAIR = ("ready", "ready")
 class Job(Protocol):
     """What a call computes: rounds of rows, until there are none."""
 
+    @property
+    def parameters(self) -> Mapping[str, int]: ...
+
     def next_round(self, limits: Limits) -> list[Part]: ...
 
     def take(self, part: Part, scores: Scores) -> None: ...
@@ -170,7 +173,7 @@ class BaseClient:
         min_relevance_score: float | None,
         long_documents: LongDocuments,
         text_from: TextFrom | None,
-    ) -> tuple[RerankJob, dict[str, int]]:
+    ) -> RerankJob:
         options = RerankOptions.check(
             top_n=top_n,
             max_length=max_length,
@@ -178,19 +181,14 @@ class BaseClient:
             min_relevance_score=min_relevance_score,
             long_documents=long_documents,
         )
-        job = RerankJob(query, documents, text_from, options)
-        return job, self._parameters(options.max_length, options.query_max_length)
+        return RerankJob(query, documents, text_from, options)
 
-    def _parameters(self, max_length: int | None, query_max_length: int | None) -> dict[str, int]:
-        """Request parameters; what is not given is not sent, so that the server's defaults hold."""
-        given = {"max_length": max_length, "query_max_length": query_max_length}
-        return {name: value for name, value in given.items() if value is not None}
-
-    def _requests(self, parts: Sequence[Part], parameters: Mapping[str, int]) -> list[Request]:
+    def _requests(self, job: Job, parts: Sequence[Part]) -> list[Request]:
         if logger.isEnabledFor(logging.DEBUG):
-            sizes = ", ".join(f"{len(part.rows)} rows of {len(part.documents)} bytes" for part in parts)
-            logger.debug("cut into %d requests: %s", len(parts), sizes)
-        return [self._wire.infer_request(self.model, part, parameters) for part in parts]
+            shown = [f"{len(part.rows)} rows of {len(part.documents)} bytes" for part in parts[:4]]
+            more = ", ..." if len(parts) > 4 else ""
+            logger.debug("cut into %d requests: %s%s", len(parts), ", ".join(shown), more)
+        return [self._wire.infer_request(self.model, part, job.parameters) for part in parts]
 
     def _failed(self, exchange: Exchange, attempt: Attempt, error: Rpc) -> None:
         """Plan what follows a failed attempt, or raise what it means for the call."""

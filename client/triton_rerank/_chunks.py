@@ -8,7 +8,6 @@ OVERLAP = 0.125
 """Share of a part that the next one repeats, so that a sentence at the seam is whole in one of them."""
 
 _REACH = 0.1  # how far, in parts, an end may move back to a better place
-_TOKENS_PER_BYTE = 0.24
 
 # Better places first: a paragraph, a line, a sentence (Latin, CJK, Arabic, Devanagari), a clause, a space.
 _SEAMS = (
@@ -18,11 +17,6 @@ _SEAMS = (
     ("; ", ", ", "，", "、", "،"),
     (" ",),
 )
-
-
-def estimate_tokens(num_bytes: int) -> float:
-    """Tokens of a text of `num_bytes` UTF-8 bytes, roughly, for XLM-R's vocabulary."""
-    return num_bytes * _TOKENS_PER_BYTE
 
 
 def count_parts(tokens: float, budget: float) -> int:

@@ -39,8 +39,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     except KeyboardInterrupt:
         return 130
-    except (RerankError, OSError, UnicodeDecodeError) as error:
+    except (RerankError, UnicodeDecodeError) as error:
         print(f"triton-rerank: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"triton-rerank: {error.filename}: {error.strerror}", file=sys.stderr)
         return 1
 
 

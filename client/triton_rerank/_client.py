@@ -17,7 +17,7 @@ from ._exchange import Attempt
 from ._score_job import ScoreJob
 from ._types import DocumentLike, LongDocuments, ModelInfo, RerankResponse, TextFrom
 from ._untyped import Channel, Message, Rpc, Stub
-from ._validate import check_int, check_length, check_many
+from ._validate import check_int, check_many
 
 if TYPE_CHECKING:
     from ._wire import Request
@@ -93,7 +93,7 @@ class RerankClient(BaseClient):
             UnexpectedResponseError: The answer breaks the tensor contract.
         """
         with self._call("rerank", timeout) as call:
-            job, parameters = self._rerank_job(
+            job = self._rerank_job(
                 query,
                 documents,
                 top_n=top_n,
@@ -105,7 +105,7 @@ class RerankClient(BaseClient):
             )
             if not job.empty:
                 self._learn(call, lengths=job.needs_default_length)
-                self._run(job, parameters, call)
+                self._run(job, call)
             return self._response(job, call)
 
     def rerank_many(
@@ -194,13 +194,10 @@ class RerankClient(BaseClient):
             RerankError: As `rerank`.
         """
         with self._call("score", timeout) as call:
-            job = ScoreJob(pairs)
-            parameters = self._parameters(
-                check_length(max_length, "max_length"), check_length(query_max_length, "query_max_length")
-            )
+            job = ScoreJob(pairs, max_length, query_max_length)
             if job.logits:
                 self._learn(call)
-                self._run(job, parameters, call)
+                self._run(job, call)
             return scores_of(job, normalize)
 
     def model_info(self, *, timeout: float | None = None) -> ModelInfo:
@@ -237,10 +234,10 @@ class RerankClient(BaseClient):
     ) -> None:
         self.close()
 
-    def _run(self, job: Job, parameters: dict[str, int], call: Call) -> None:
+    def _run(self, job: Job, call: Call) -> None:
         """Send a job's rounds until it has no more rows to score."""
         while parts := job.next_round(self._limits()):
-            for attempt, response in self._ask(self._requests(parts, parameters), call):
+            for attempt, response in self._ask(self._requests(job, parts), call):
                 job.take(parts[attempt.place], self._scores(response, parts[attempt.place], attempt))
 
     def _learn(self, call: Call, *, lengths: bool = False) -> None:

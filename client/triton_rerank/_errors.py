@@ -106,4 +106,6 @@ def error_from_status(status: str, details: str | None, server: str) -> RerankEr
         kind = ServerUnavailableError
     if kind is ServerOverloadedError and "larger than max" in said:
         kind = InvalidRequestError  # gRPC's RESOURCE_EXHAUSTED for a message beyond the size limit
+    if "failed to connect" in said:
+        details += "; is Triton running there? Its gRPC port is 8001 unless it is told otherwise"
     return kind(f"{server}: {details}")

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ._errors import InvalidRequestError
+from ._tokens import estimate_tokens
 
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 """What client and server let through in one message, either way."""
@@ -39,29 +40,27 @@ def cut_rows(
 ) -> list[Part]:
     """Cut rows into parts of similar length, the longest first.
 
-    A request is padded to its longest row, so rows of similar length belong together. UTF-8 bytes stand in
-    for
-    tokens: over Latin, CJK, Arabic and Thai text they follow an XLM-R tokenizer's counts more closely than
-    characters do, since scripts with 3-byte characters also need more tokens per character.
+    A batch is padded to its longest row, so rows of similar length belong together.
 
     Args:
         queries: One query for all rows, or one for each.
         documents: Texts in UTF-8.
         max_rows: Rows in a part at most. Fewer where the texts would outgrow a message.
-        names: What the caller calls the rows, for the message of a text that no message can hold.
+        names: What the caller calls the rows, for the message about a text that no message can hold.
 
     Raises:
         InvalidRequestError: A row alone is larger than a message may be.
     """
+    lengths = [estimate_tokens(document) for document in documents]
     if isinstance(queries, bytes):
-        sizes = [len(document) for document in documents]
-        overhead = len(queries) + 2 * _CELL_HEADER
+        extra = len(queries) + 2 * _CELL_HEADER
+        sizes = [len(document) + extra for document in documents]
     else:
-        sizes = [len(query) + len(document) for query, document in zip(queries, documents, strict=True)]
-        overhead = 2 * _CELL_HEADER
-    order = sorted(range(len(sizes)), key=sizes.__getitem__, reverse=True)
+        lengths = [length + estimate_tokens(query) for length, query in zip(lengths, queries, strict=True)]
+        sizes = [len(q) + len(d) + 2 * _CELL_HEADER for q, d in zip(queries, documents, strict=True)]
+    order = sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True)
     parts = []
-    for rows in _groups(order, sizes, overhead, max_rows, names):
+    for rows in _groups(order, sizes, max_rows, names):
         if isinstance(queries, bytes):
             query_cells = encode_cell(queries) * len(rows)
         else:
@@ -70,29 +69,33 @@ def cut_rows(
     return parts
 
 
-def _groups(order: list[int], sizes: list[int], overhead: int, max_rows: int, names: str) -> list[list[int]]:
+def _groups(order: list[int], sizes: list[int], max_rows: int, names: str) -> list[list[int]]:
     if not order:
         return []
-    room = MAX_MESSAGE_BYTES - _ROOM_FOR_REST
-    largest = sizes[order[0]] + overhead
+    room, largest = MAX_MESSAGE_BYTES - _ROOM_FOR_REST, max(sizes)
     if largest > room:
         raise InvalidRequestError(
-            f"{names}[{order[0]}] needs a message of {largest:,} bytes, the limit is {room:,}; "
+            f"{names}[{sizes.index(largest)}] needs a message of {largest:,} bytes, the limit is {room:,}; "
             "shorten the text: a model reads its first few thousand words at most"
         )
     rows_each = -(-len(order) // -(-len(order) // max_rows))  # as even as the number of parts allows
     if largest * rows_each <= room:
         return [order[at : at + rows_each] for at in range(0, len(order), rows_each)]
-    groups: list[list[int]] = []
-    held = room + 1
+    groups: list[list[int]] = [[]]
+    held = 0
     for row in order:
-        need = sizes[row] + overhead
-        if held + need > room or len(groups[-1]) == rows_each:
+        if held + sizes[row] > room or len(groups[-1]) == rows_each:
             groups.append([])
             held = 0
         groups[-1].append(row)
-        held += need
+        held += sizes[row]
     return groups
+
+
+def parameters(max_length: int | None, query_max_length: int | None) -> dict[str, int]:
+    """Request parameters; what is not given is not sent, so that the server's defaults hold."""
+    given = {"max_length": max_length, "query_max_length": query_max_length}
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def encode_cell(text: bytes) -> bytes:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from ._chunks import count_parts, estimate_tokens, split
+from ._chunks import count_parts, split
 from ._documents import text_reader
 from ._errors import InvalidRequestError
-from ._prepare import Limits, Part, cut_rows
+from ._prepare import Limits, Part, cut_rows, parameters
 from ._response import Scores, sigmoid
+from ._tokens import estimate_tokens
 from ._types import Chunk, DocumentLike, LongDocuments, RerankResult, TextFrom, Usage
 from ._validate import (
     MAX_DOCUMENTS,
@@ -96,6 +97,11 @@ class RerankJob:
         self._started = False
 
     @property
+    def parameters(self) -> dict[str, int]:
+        """Request parameters; what is not given is not sent, so that the server's defaults hold."""
+        return parameters(self._options.max_length, self._options.query_max_length)
+
+    @property
     def empty(self) -> bool:
         """Whether there is nothing to ask."""
         return not self._documents
@@ -180,7 +186,7 @@ class RerankJob:
     def _room(self, limits: Limits) -> float:
         """Tokens of the document that a part should hold."""
         length = self._options.max_length or limits.default_max_length
-        query = estimate_tokens(len(self._query))
+        query = estimate_tokens(self._query)
         if self._options.query_max_length is not None:
             query = min(query, self._options.query_max_length)
         # The server cuts the query to three quarters of max_length, so a quarter is always left.
@@ -191,7 +197,7 @@ class RerankJob:
             return [_Piece(document, 0, len(text)) for document, text in enumerate(self._texts)]
         room, pieces = self._room(limits), []
         for document, text in enumerate(self._texts):
-            tokens = estimate_tokens(len(self._encoded[document]))
+            tokens = estimate_tokens(self._encoded[document])
             count = count_parts(tokens, room) if tokens > room * _SURELY_LONG else 1
             pieces += [_Piece(document, start, end) for start, end in split(text, 0, len(text), count)]
         return pieces
@@ -204,7 +210,7 @@ class RerankJob:
         for piece in self._new:
             # A row below max_length lost tokens of its query alone: cutting the document would not help.
             if piece.truncated and piece.num_tokens >= length and piece.end - piece.start > _SMALLEST_PART:
-                count = max(2, count_parts(estimate_tokens(len(self._bytes_of(piece))), room))
+                count = max(2, count_parts(estimate_tokens(self._bytes_of(piece)), room))
                 spans = split(self._texts[piece.document], piece.start, piece.end, count)
                 pieces += [_Piece(piece.document, start, end) for start, end in spans]
                 piece.replaced = True
