@@ -18,6 +18,10 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import grpc
+from triton_rerank import _wire
+from triton_rerank._prepare import Limits
+from triton_rerank._rerank_job import RerankJob, RerankOptions
+from triton_rerank._response import read_scores
 from tritonclient.grpc import model_config_pb2, service_pb2, service_pb2_grpc
 
 Fault = Callable[[Any, Any], Any]
@@ -54,6 +58,23 @@ def logit_of(document: bytes) -> float:
         return float(document)
     except ValueError:
         return -float(len(document))
+
+
+def rerank_purely(documents, **given):
+    """The course of a call without a network: cut, answered as the fake server would, joined.
+
+    Returns:
+        The finished job, and its rounds of parts.
+    """
+    usual = dict.fromkeys(["top_n", "max_length", "query_max_length", "min_relevance_score"])
+    job = RerankJob("q", documents, None, RerankOptions.check(**{**usual, "long_documents": "truncate", **given}))
+    fake, rounds = FakeTriton(), []
+    while parts := job.next_round(Limits(rows=4, default_max_length=512)):
+        rounds.append(parts)
+        for part in reversed(parts):  # answers may come in any order
+            request = _wire.infer_request("reranker", part, job.parameters)
+            job.take(part, read_scores(fake.answer(request.message), len(part.rows)))
+    return job, rounds
 
 
 class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
@@ -106,9 +127,7 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
         elif request.name == "tokenizer":
             config.dynamic_batching.default_queue_policy.max_queue_size = 100
         else:
-            context.abort(
-                grpc.StatusCode.NOT_FOUND, f"Request for unknown model: '{request.name}' is not found"
-            )
+            context.abort(grpc.StatusCode.NOT_FOUND, f"Request for unknown model: '{request.name}' is not found")
         return service_pb2.ModelConfigResponse(config=config)
 
     def ModelInfer(self, request, context):  # noqa: N802

@@ -181,9 +181,7 @@ class AsyncRerankClient(BaseClient):
             _, response = await anext(answers)
             return response
 
-    async def _ask(
-        self, requests: Sequence[Request], call: Call
-    ) -> AsyncGenerator[tuple[Attempt, Message], None]:
+    async def _ask(self, requests: Sequence[Request], call: Call) -> AsyncGenerator[tuple[Attempt, Message], None]:
         """Send requests together and yield each with its answer as it comes. The end cancels the rest."""
         stubs = await self._open()
         exchange = self._exchange(requests, call)
@@ -225,9 +223,7 @@ class AsyncRerankClient(BaseClient):
             if self._closed:
                 raise RequestCancelledError("the client was closed during the call")
             if self._loop is not None and not self._loop.is_closed():
-                raise RuntimeError(
-                    "the client belongs to another event loop that is still open; make one in each"
-                )
+                raise RuntimeError("the client belongs to another event loop that is still open; make one in each")
             opened = [self._wire.async_stub(url, self._tls, self._compression) for url in self._servers.urls]
             self._channels = tuple(channel for channel, _ in opened)
             self._stubs = [stub for _, stub in opened]

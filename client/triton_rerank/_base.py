@@ -82,9 +82,7 @@ class BaseClient:
         compression: Literal["gzip", "deflate"] | None = None,
     ) -> None:
         if not isinstance(model, str) or not model:
-            raise InvalidRequestError(
-                f"model is not a name (got {kind_of(model)}); pass the Triton model's name"
-            )
+            raise InvalidRequestError(f"model is not a name (got {kind_of(model)}); pass the Triton model's name")
         if compression not in (None, "gzip", "deflate"):
             raise InvalidRequestError(f'compression is {compression!r}; pass "gzip", "deflate" or None')
         if not isinstance(tls, (TLS, bool)):
@@ -229,9 +227,7 @@ class BaseClient:
         return model_info(self.model, said, self._config.max_batch_size, tokenizer_config)
 
 
-def model_info(
-    model: str, said: Mapping[str, Any], max_batch_size: int, tokenizer_config: Message
-) -> ModelInfo:
+def model_info(model: str, said: Mapping[str, Any], max_batch_size: int, tokenizer_config: Message) -> ModelInfo:
     """What the server says, each value only where it has the type that is promised."""
 
     def text(name: str) -> str | None:

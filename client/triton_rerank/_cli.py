@@ -189,12 +189,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     rerank.add_argument("--query", "-q", required=True, help="what was searched for")
     rerank.add_argument("--top-n", "-n", type=int, metavar="N", help="results to print (all)")
-    rerank.add_argument(
-        "--max-length", type=int, metavar="TOKENS", help="tokens of a pair (the server's default)"
-    )
-    rerank.add_argument(
-        "--min-relevance-score", type=float, metavar="SCORE", help="leave out results below it"
-    )
+    rerank.add_argument("--max-length", type=int, metavar="TOKENS", help="tokens of a pair (the server's default)")
+    rerank.add_argument("--min-relevance-score", type=float, metavar="SCORE", help="leave out results below it")
     rerank.add_argument(
         "--long-documents",
         choices=("truncate", "chunk"),
@@ -209,9 +205,7 @@ def _parser() -> argparse.ArgumentParser:
     score = command("score", _score, "Score pairs, one a line: query TAB document, or JSON lines.")
     score.add_argument("file", nargs="?", default="-", metavar="FILE", help="- is stdin")
     score.add_argument("--raw", action="store_true", help="logits instead of relevance scores")
-    score.add_argument(
-        "--max-length", type=int, metavar="TOKENS", help="tokens of a pair (the server's default)"
-    )
+    score.add_argument("--max-length", type=int, metavar="TOKENS", help="tokens of a pair (the server's default)")
     score.add_argument("--json", action="store_true", help="one JSON object a line")
 
     info = command("info", _info, "Tell what the server says of its model.")
@@ -231,9 +225,7 @@ def _connection_options() -> argparse.ArgumentParser:
         help="Triton's gRPC endpoint; repeat it for several ($TRITON_RERANK_URL, localhost:8001)",
     )
     group.add_argument("--model", default="reranker", help="ensemble's name (%(default)s)")
-    group.add_argument(
-        "--timeout", type=float, default=60.0, metavar="SECONDS", help="for each call (%(default)g)"
-    )
+    group.add_argument("--timeout", type=float, default=60.0, metavar="SECONDS", help="for each call (%(default)g)")
     group.add_argument("--tls", action="store_true", help="encrypt, trusting the system's roots")
     group.add_argument("--tls-ca", metavar="PEM", help="roots to trust")
     group.add_argument("--tls-key", metavar="PEM", help="this client's key")

@@ -299,9 +299,7 @@ class RerankClient(BaseClient):
                 if self._closed:
                     raise RequestCancelledError("the client was closed during the call")
                 if self._stubs is None:
-                    opened = [
-                        self._wire.stub(url, self._tls, self._compression) for url in self._servers.urls
-                    ]
+                    opened = [self._wire.stub(url, self._tls, self._compression) for url in self._servers.urls]
                     self._channels = tuple(channel for channel, _ in opened)
                     self._stubs = [stub for _, stub in opened]
                     self._pid = os.getpid()

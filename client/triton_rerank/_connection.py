@@ -86,9 +86,7 @@ def check_metadata(metadata: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
     pairs = []
     for key, value in metadata.items():
         if not isinstance(key, str) or not re.fullmatch(r"[0-9a-z_.-]+", key) or key.startswith("grpc-"):
-            raise InvalidRequestError(
-                f"metadata key {key!r} must be lower-case letters, digits, '_', '-' or '.'"
-            )
+            raise InvalidRequestError(f"metadata key {key!r} must be lower-case letters, digits, '_', '-' or '.'")
         if not isinstance(value, str) or not re.fullmatch(r"[\x20-\x7e]*", value):
             raise InvalidRequestError(f"metadata[{key!r}] must be printable ASCII")
         pairs.append((key, value))

@@ -57,9 +57,7 @@ def _template_reader(template: str) -> TextOf:
     unusable = [name for name in names if not name.isidentifier()]
     if unusable or not names:
         what = f"has the field {{{unusable[0]}}}" if unusable else "names no field"
-        raise InvalidRequestError(
-            f'text_from {what}; write a template with plain names such as "{{title}}: {{price}}"'
-        )
+        raise InvalidRequestError(f'text_from {what}; write a template with plain names such as "{{title}}: {{price}}"')
 
     def read(document: DocumentLike, name: str) -> str:
         if isinstance(document, str):

@@ -100,9 +100,7 @@ def error_from_status(status: str, details: str | None, server: str) -> RerankEr
     kind = _KINDS.get(status, InferenceError)
     if kind is ServerUnavailableError and any(words in said for words in _OVERLOAD_MESSAGES):
         kind = ServerOverloadedError
-    elif status in ("INTERNAL", "UNKNOWN", "CANCELLED") and any(
-        w in said for w in _BROKEN_CONNECTION_MESSAGES
-    ):
+    elif status in ("INTERNAL", "UNKNOWN", "CANCELLED") and any(w in said for w in _BROKEN_CONNECTION_MESSAGES):
         kind = ServerUnavailableError
     if kind is ServerOverloadedError and "larger than max" in said:
         kind = InvalidRequestError  # gRPC's RESOURCE_EXHAUSTED for a message beyond the size limit

@@ -88,9 +88,7 @@ class RerankJob:
         self._query = encode_text(check_query(query), "query")
         self._documents: list[DocumentLike] = check_many(documents, "documents", "documents")
         text_of = text_reader(text_from)
-        self._texts = [
-            text_of(document, f"documents[{place}]") for place, document in enumerate(self._documents)
-        ]
+        self._texts = [text_of(document, f"documents[{place}]") for place, document in enumerate(self._documents)]
         self._encoded = [encode_text(text, f"documents[{place}]") for place, text in enumerate(self._texts)]
         self._pieces: list[_Piece] = []
         self._new: list[_Piece] = []
@@ -157,9 +155,7 @@ class RerankJob:
     def usage(self) -> Usage:
         """Totals of the call."""
         cut = {piece.document for piece in self._pieces if piece.truncated and not piece.replaced}
-        return Usage(
-            len(self._documents), len(self._pieces), sum(p.num_tokens for p in self._pieces), len(cut)
-        )
+        return Usage(len(self._documents), len(self._pieces), sum(p.num_tokens for p in self._pieces), len(cut))
 
     def _result(self, best: _Piece, rank: int, parts: list[_Piece]) -> RerankResult:
         text, chunk = self._texts[best.document], None

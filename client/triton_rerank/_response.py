@@ -48,9 +48,7 @@ def read_json(response: Message, name: str) -> dict[str, Any]:
     output, raw = _find(response, name)
     length = int.from_bytes(raw[:4], "little")
     if output.datatype != "BYTES" or len(raw) < 4 + length:
-        raise UnexpectedResponseError(
-            f"{name} is {output.datatype} of {len(raw)} bytes, expected a BYTES cell"
-        )
+        raise UnexpectedResponseError(f"{name} is {output.datatype} of {len(raw)} bytes, expected a BYTES cell")
     try:
         value = json.loads(raw[4 : 4 + length])
     except ValueError as error:
@@ -73,9 +71,7 @@ def _find(response: Message, name: str) -> tuple[Message, bytes]:
         if output.name == name:
             return output, raw
     names = ", ".join(output.name for output in response.outputs) or "none"
-    raise UnexpectedResponseError(
-        f"the answer has no tensor {name!r} (it has: {names}); is this a reranker's model?"
-    )
+    raise UnexpectedResponseError(f"the answer has no tensor {name!r} (it has: {names}); is this a reranker's model?")
 
 
 def _column(response: Message, name: str, datatype: str, num_pairs: int) -> array[Any]:

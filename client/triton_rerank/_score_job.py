@@ -15,15 +15,12 @@ from ._validate import check_length, check_many, check_query, encode_text, kind_
 class ScoreJob:
     """Logits of pairs, in their order."""
 
-    def __init__(
-        self, pairs: Iterable[Any], max_length: object = None, query_max_length: object = None
-    ) -> None:
+    def __init__(self, pairs: Iterable[Any], max_length: object = None, query_max_length: object = None) -> None:
         self.parameters = parameters(
             check_length(max_length, "max_length"), check_length(query_max_length, "query_max_length")
         )
         checked = [
-            _check_pair(pair, place)
-            for place, pair in enumerate(check_many(pairs, "pairs", "pairs", limit=None))
+            _check_pair(pair, place) for place, pair in enumerate(check_many(pairs, "pairs", "pairs", limit=None))
         ]
         self._queries = [query for query, _ in checked]
         self._documents = [document for _, document in checked]

@@ -52,9 +52,7 @@ class Servers:
 
     def has_other(self, now: float, tried: Collection[int]) -> bool:
         """Whether a server that is not resting has not been tried."""
-        return any(
-            place not in tried and now >= health.rests_until for place, health in enumerate(self._health)
-        )
+        return any(place not in tried and now >= health.rests_until for place, health in enumerate(self._health))
 
     def answered(self, place: int) -> None:
         """Record that a server is there."""

@@ -35,8 +35,7 @@ def check_many(values: Iterable[Any], name: str, what: str, limit: int | None = 
     if limit is not None and len(taken) > limit:
         count = len(values) if isinstance(values, Sized) else f"more than {limit:,}"
         raise InvalidRequestError(
-            f"{name} holds {count} {what}, the limit is {limit:,}; "
-            "let the first stage return fewer, or split the list"
+            f"{name} holds {count} {what}, the limit is {limit:,}; let the first stage return fewer, or split the list"
         )
     return taken
 
@@ -63,9 +62,7 @@ def check_top_n(top_n: object) -> int | None:
 
 def check_length(value: object, name: str) -> int | None:
     """None or a number of tokens; the server checks it against the checkpoint's limit."""
-    return check_optional_int(
-        value, name, remedy="pass a number of tokens from 1 on, or None for the server's default"
-    )
+    return check_optional_int(value, name, remedy="pass a number of tokens from 1 on, or None for the server's default")
 
 
 def check_timeout(timeout: object) -> float | None:

@@ -14,9 +14,7 @@ def test_all_is_sorted_and_complete():
 
     assert triton_rerank.__all__ == sorted(triton_rerank.__all__, key=constants_first)
     public = {
-        name
-        for name, value in vars(triton_rerank).items()
-        if not (name.startswith("_") or inspect.ismodule(value))
+        name for name, value in vars(triton_rerank).items() if not (name.startswith("_") or inspect.ismodule(value))
     }
     assert set(triton_rerank.__all__) - {"__version__"} == public
 
@@ -33,9 +31,7 @@ def test_import_is_light():
 
 
 def methods(client):
-    return {
-        name for name, value in vars(client).items() if inspect.isfunction(value) and not name.startswith("_")
-    }
+    return {name for name, value in vars(client).items() if inspect.isfunction(value) and not name.startswith("_")}
 
 
 def test_twins_have_the_same_methods():

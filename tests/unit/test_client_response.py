@@ -2,10 +2,9 @@ import math
 import struct
 
 import pytest
-from fake_triton import FakeTriton, read_cells
+from fake_triton import read_cells, rerank_purely
 from triton_rerank import UnexpectedResponseError, _wire
-from triton_rerank._prepare import Limits, cut_rows
-from triton_rerank._rerank_job import RerankJob, RerankOptions
+from triton_rerank._prepare import cut_rows
 from triton_rerank._response import read_json, read_scores, sigmoid
 from tritonclient.grpc import service_pb2
 
@@ -67,24 +66,8 @@ def test_golden_scores_of_the_model_card():
     assert sigmoid(5.26171875) == pytest.approx(0.99484038, abs=1e-8)
 
 
-def rerank(documents, **given):
-    """The pure course of a call: cut, answered without a network, joined."""
-    usual = dict.fromkeys(["top_n", "max_length", "query_max_length", "min_relevance_score"])
-    job = RerankJob(
-        "q", documents, None, RerankOptions.check(**{**usual, "long_documents": "truncate", **given})
-    )
-    fake = FakeTriton()
-    rounds = []
-    while parts := job.next_round(Limits(rows=4, default_max_length=512)):
-        rounds.append(parts)
-        for part in reversed(parts):  # answers may come in any order
-            request = _wire.infer_request("reranker", part, job.parameters)
-            job.take(part, read_scores(fake.answer(request.message), len(part.rows)))
-    return job, rounds
-
-
 def test_results_are_ordered_by_logit_and_ties_keep_their_place():
-    job, _ = rerank(["1", "3.0", "2", "3.00", "-1", "20", "30"])
+    job, _ = rerank_purely(["1", "3.0", "2", "3.00", "-1", "20", "30"])
     results = job.results()
     assert [result.index for result in results] == [6, 5, 1, 3, 2, 0, 4]
     assert [result.rank for result in results] == [1, 2, 3, 4, 5, 6, 7]
@@ -93,23 +76,21 @@ def test_results_are_ordered_by_logit_and_ties_keep_their_place():
 
 
 def test_order_survives_where_sigmoid_is_1():
-    job, _ = rerank(["100", "300", "200"])
+    job, _ = rerank_purely(["100", "300", "200"])
     assert [result.document for result in job.results()] == ["300", "200", "100"]
     assert {result.relevance_score for result in job.results()} == {1.0}
 
 
 def test_top_n_and_min_relevance_score():
-    assert [r.document for r in rerank(["1", "2", "3"], top_n=2)[0].results()] == ["3", "2"]
-    assert len(rerank(["1", "2"], top_n=9)[0].results()) == 2
-    assert [r.document for r in rerank(["-1", "2", "0"], min_relevance_score=0.5)[0].results()] == ["2", "0"]
-    assert [r.document for r in rerank(["-1", "2", "0"], min_relevance_score=0.5, top_n=1)[0].results()] == [
-        "2"
-    ]
-    assert rerank(["-1"], min_relevance_score=1)[0].results() == ()
+    assert [r.document for r in rerank_purely(["1", "2", "3"], top_n=2)[0].results()] == ["3", "2"]
+    assert len(rerank_purely(["1", "2"], top_n=9)[0].results()) == 2
+    assert [r.document for r in rerank_purely(["-1", "2", "0"], min_relevance_score=0.5)[0].results()] == ["2", "0"]
+    assert [r.document for r in rerank_purely(["-1", "2", "0"], min_relevance_score=0.5, top_n=1)[0].results()] == ["2"]
+    assert rerank_purely(["-1"], min_relevance_score=1)[0].results() == ()
 
 
 def test_usage_counts_everything_scored():
-    job, _ = rerank(["12", "x" * 600, "123"], top_n=1)
+    job, _ = rerank_purely(["12", "x" * 600, "123"], top_n=1)
     usage = job.usage()
     assert (usage.num_documents, usage.num_pairs, usage.num_tokens, usage.num_truncated) == (
         3,
@@ -121,7 +102,7 @@ def test_usage_counts_everything_scored():
 
 def test_a_document_comes_back_as_the_object_that_was_passed():
     document = {"text": "5", "metadata": {"deep": [1]}}
-    (result,) = rerank([document])[0].results()
+    (result,) = rerank_purely([document])[0].results()
     assert result.document is document
 
 

@@ -26,9 +26,7 @@ def test_a_query_needs_words(query):
         job(query)
 
 
-@pytest.mark.parametrize(
-    ("query", "kind"), [(None, "None"), (3, "int"), (b"bytes", "bytes"), (["a"], "list")]
-)
+@pytest.mark.parametrize(("query", "kind"), [(None, "None"), (3, "int"), (b"bytes", "bytes"), (["a"], "list")])
 def test_a_query_is_text(query, kind):
     with pytest.raises(InvalidRequestError, match=rf"query is not text \(got {kind}\)"):
         job(query)
@@ -63,9 +61,7 @@ def test_odd_texts_are_documents(document):
     assert job(documents=[document])._texts == [document]
 
 
-@pytest.mark.parametrize(
-    "documents", [("a", "b"), iter(["a", "b"]), np.array(["a", "b"]), {"a": 1, "b": 2}.keys()]
-)
+@pytest.mark.parametrize("documents", [("a", "b"), iter(["a", "b"]), np.array(["a", "b"]), {"a": 1, "b": 2}.keys()])
 def test_any_collection_will_do(documents):
     assert job(documents=documents)._texts == ["a", "b"]
 
