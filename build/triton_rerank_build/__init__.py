@@ -15,10 +15,12 @@ from triton_rerank_build._errors import (
 if TYPE_CHECKING:
     from triton_rerank_build._build import export
     from triton_rerank_build._manifest import Manifest
+    from triton_rerank_build._server import EmbeddedServer
     from triton_rerank_build._verify import verify
 
 __all__ = [
     "BuildError",
+    "EmbeddedServer",
     "Manifest",
     "MissingExtraError",
     "ParityError",
@@ -31,6 +33,7 @@ __all__ = [
 
 # Imported on first use: the errors alone must not bring in the tools of the extras.
 _LAZY = {
+    "EmbeddedServer": "triton_rerank_build._server",
     "Manifest": "triton_rerank_build._manifest",
     "export": "triton_rerank_build._build",
     "verify": "triton_rerank_build._verify",

@@ -6,10 +6,10 @@ import os
 import sys
 from collections.abc import Sequence
 
-from triton_rerank_build import _cli_export, _cli_verify
+from triton_rerank_build import _cli_demo, _cli_export, _cli_serve, _cli_verify
 from triton_rerank_build._errors import BuildError
 
-_COMMANDS = (_cli_export, _cli_verify)
+_COMMANDS = (_cli_demo, _cli_export, _cli_verify, _cli_serve)
 
 _INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
@@ -50,8 +50,11 @@ def _parser() -> argparse.ArgumentParser:
 def _log_to_stderr() -> None:
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(message)s")
     logging.getLogger("triton_rerank_build").setLevel(logging.INFO)
-    # Libraries draw bars and give advice for interactive use; our own step lines say what is going on.
+    # Libraries give advice and draw bars for people at a terminal; our own step lines say what is going on.
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    if not sys.stderr.isatty():
+        os.environ.setdefault("TQDM_DISABLE", "1")
 
 
 if __name__ == "__main__":

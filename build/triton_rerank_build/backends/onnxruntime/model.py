@@ -1,0 +1,100 @@
+"""A stand-in for NVIDIA's ONNX Runtime backend, where tritonserver comes from PyPI and has none.
+
+It lets the GPU's config.pbtxt and its artefact run unchanged on a laptop, so that tests cover them: requests are
+joined on the batch axis, run once, and split again. It refuses what the native backend refuses, so that the laptop
+is never more permissive than production: ragged inputs, and tensors whose names, types or dims are not the graph's.
+One failing batch fails every request in it, as there; the instance lives on.
+"""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import triton_python_backend_utils as pb_utils
+
+CONFIG_TYPES = {"TYPE_INT32": "tensor(int32)", "TYPE_INT64": "tensor(int64)", "TYPE_FP32": "tensor(float)"}
+
+
+class TritonPythonModel:
+    """Triton's entry points."""
+
+    def initialize(self, args):
+        """Load the artefact with the config's thread counts, and hold the config to the graph."""
+        config = json.loads(args["model_config"])
+        folder = Path(args["model_repository"]) / args["model_version"]
+        path = folder / (config.get("default_model_filename") or "model.onnx")
+        if not path.exists():
+            raise pb_utils.TritonModelException(f"{path} is missing: run `triton-rerank-build export CHECKPOINT`")
+        self.session = onnxruntime.InferenceSession(
+            str(path), session_options(config), providers=["CPUExecutionProvider"]
+        )
+        self.inputs = [item["name"] for item in config["input"]]
+        self.outputs = [item["name"] for item in config["output"]]
+        check(config, "input", self.session.get_inputs())
+        check(config, "output", self.session.get_outputs())
+
+    def execute(self, requests):
+        """Join, run once, split."""
+        feeds = [
+            {name: pb_utils.get_input_tensor_by_name(request, name).as_numpy() for name in self.inputs}
+            for request in requests
+        ]
+        try:
+            joined = {name: np.concatenate([feed[name] for feed in feeds]) for name in self.inputs}
+            outputs = self.session.run(self.outputs, joined)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is the answer to these requests alone
+            failure = pb_utils.TritonError(f"onnx runtime error: {error}", pb_utils.TritonError.INTERNAL)
+            return [pb_utils.InferenceResponse(error=failure) for _ in requests]
+        ends = np.cumsum([len(feed[self.inputs[0]]) for feed in feeds])[:-1]
+        parts = zip(*(np.split(output, ends) for output in outputs), strict=True)
+        return [
+            pb_utils.InferenceResponse(
+                [pb_utils.Tensor(name, part) for name, part in zip(self.outputs, row, strict=True)]
+            )
+            for row in parts
+        ]
+
+
+def session_options(config):
+    """Thread counts from the fields the native backend reads; by default the cores shared by the instances."""
+    values = {name: value["string_value"] for name, value in config.get("parameters", {}).items()}
+    instances = sum(group.get("count", 1) for group in config["instance_group"])
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = int(values.get("intra_op_thread_count", 0)) or max(
+        1, len(os.sched_getaffinity(0)) // instances
+    )
+    options.inter_op_num_threads = int(values.get("inter_op_thread_count", 0))
+    return options
+
+
+def check(config, kind, graph):
+    """Refuse at load what the native backend refuses: ragged inputs, other names, types or dims than the graph's."""
+    name = config["name"]
+    graph = {item.name: item for item in graph}
+    for item in config[kind]:
+        tensor = item["name"]
+        if item.get("allow_ragged_batch"):
+            raise pb_utils.TritonModelException(
+                f"model '{name}': {tensor} allows ragged batches, which ONNX Runtime takes only for 1-D inputs"
+            )
+        if tensor not in graph:
+            raise pb_utils.TritonModelException(
+                f"model '{name}', unexpected {kind} '{tensor}', the graph has {sorted(graph)}"
+            )
+        found = graph[tensor]
+        if CONFIG_TYPES.get(item["data_type"]) != found.type:
+            raise pb_utils.TritonModelException(
+                f"model '{name}', {kind} '{tensor}': {item['data_type']} in config, {found.type} in the graph"
+            )
+        dims = [-1, *map(int, item["dims"])]
+        shape = [size if isinstance(size, int) else -1 for size in found.shape]
+        if dims != shape:
+            raise pb_utils.TritonModelException(
+                f"model '{name}', {kind} '{tensor}': dims {dims} in config, {shape} in the graph"
+            )
+    missing = graph.keys() - {item["name"] for item in config[kind]}
+    if kind == "input" and missing:
+        raise pb_utils.TritonModelException(f"model '{name}': the config lacks the inputs {sorted(missing)}")
