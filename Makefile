@@ -1,0 +1,42 @@
+# triton-rerank: `make` lists the targets.
+# PYTHON=...         the interpreter to use; otherwise the first of 3.10 to 3.12 that runs
+# TORCH_VERSION=...  the PyTorch to install
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+VENV := .venv
+BIN := $(VENV)/bin
+TORCH_VERSION ?= 2.13.0
+
+.PHONY: help demo serve test lint bench clean
+
+help: ## List the targets
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.installed ## Build the demo reranker, serve it, rerank examples in several languages, stop
+	$(BIN)/triton-rerank-build demo
+
+serve: $(VENV)/.installed ## Keep a server up on 8000 (HTTP), 8001 (gRPC) and 8002 (metrics)
+	@test -f model_repository/cross_encoder/1/manifest.json || $(BIN)/triton-rerank-build export demo
+	$(BIN)/triton-rerank-build serve
+
+test: $(VENV)/.installed ## Install what the tests need and run all of them
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.installed ## Check style (ruff) and types (mypy, strict)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(VENV)/.installed ## Measure throughput through Triton and the client against the same artefact in process
+	$(BIN)/python loadtest/bench.py
+
+clean: ## Remove the virtual environment and the generated artefacts
+	git clean -fdXq .venv model_repository
+
+# The environment is made anew when what has to be installed changes.
+$(VENV)/.installed: pyproject.toml build/venv.sh
+	PYTHON="$(PYTHON)" TORCH_VERSION="$(TORCH_VERSION)" build/venv.sh $(VENV)
+	@touch $@

@@ -1,0 +1,58 @@
+#!/usr/bin/env bash
+# Make the virtual environment $1 with everything that demo, tests and lint need.
+# PYTHON: the interpreter; TORCH_VERSION: the PyTorch to install.
+set -euo pipefail
+
+venv=${1:?usage: build/venv.sh FOLDER}
+torch=torch==${TORCH_VERSION:-2.13.0}
+[ -t 1 ] && quiet=() || quiet=(--quiet)
+
+say() { printf '\033[1m==> %s\033[0m\n' "$*" >&2; }
+
+# nvidia-pytriton has stubs up to 3.13 and numpy 1.26 wheels up to 3.12; this project starts at 3.10.
+fits() { "$1" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null; }
+
+choose_python() {
+  local candidate
+  for candidate in ${PYTHON:-python3 python3.12 python3.11 python3.10 python}; do
+    if fits "$candidate"; then echo "$candidate"; return; fi
+  done
+  if [ -n "${PYTHON:-}" ]; then
+    echo "error: PYTHON=$PYTHON is no Python 3.10 to 3.12" >&2
+  else
+    echo "error: Python 3.10, 3.11 or 3.12 is needed, and none was found; install one (Debian: apt-get install" \
+      "python3 python3-venv libpython3-dev) or name it: make PYTHON=/path/to/python3.11" >&2
+  fi
+  return 1
+}
+
+# PyTorch's build for the Python package index carries gigabytes of CUDA. Where there is no NVIDIA GPU take the CPU
+# build: a wheel that pip is configured to find on this machine, else PyTorch's own CPU index, which uv knows.
+install_torch() {
+  "$venv/bin/python" -c 'import torch' 2>/dev/null && return
+  if "$venv/bin/pip" install --quiet --no-index --no-deps "$torch" 2>/dev/null; then return; fi
+  if command -v nvidia-smi >/dev/null && nvidia-smi >/dev/null 2>&1; then
+    "$venv/bin/pip" install "${quiet[@]}" "$torch"
+    return
+  fi
+  "$venv/bin/pip" install --quiet uv
+  if UV_HTTP_TIMEOUT=60 "$venv/bin/uv" pip install --quiet --python "$venv/bin/python" --torch-backend=cpu "$torch"; then
+    return
+  fi
+  say "PyTorch's CPU index can't be reached: taking the build with CUDA, some gigabytes"
+  "$venv/bin/pip" install "${quiet[@]}" "$torch"
+}
+
+python=$(choose_python)
+if [ -x "$venv/bin/python" ] && ! fits "$venv/bin/python"; then rm -rf "$venv"; fi
+if [ ! -x "$venv/bin/pip" ]; then
+  say "making $venv with $("$python" --version)"
+  "$python" -m venv "$venv" || {
+    echo "error: $python can't make a virtual environment; on Debian: apt-get install python3-venv" >&2
+    exit 1
+  }
+fi
+say "installing PyTorch"
+install_torch
+say "installing triton-rerank and what it needs"
+"$venv/bin/pip" install "${quiet[@]}" --editable '.[dev]'
