@@ -136,8 +136,10 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
             self.metadata.append(dict(context.invocation_metadata()))
             self.timeouts.append(context.time_remaining())
             fault = self.faults.popleft() if self.faults else None
-        context.add_callback(lambda: self._count_cancelled(context))
         answer = fault(request, context) if fault else None
+        if not context.is_active():
+            with self._lock:
+                self.cancelled += 1
         if answer is not None:
             return answer
         if request.model_name == "tokenizer":
@@ -166,8 +168,3 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
         response.outputs.add(name="model_info", datatype="BYTES", shape=[1, 1])
         response.raw_output_contents.append(struct.pack("<I", len(raw)) + raw)
         return response
-
-    def _count_cancelled(self, context):
-        if context.code() is None and not context.is_active():
-            with self._lock:
-                self.cancelled += 1

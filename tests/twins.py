@@ -12,8 +12,8 @@ class _Awaited:
     """An AsyncRerankClient whose methods are run to their end in a loop of their own."""
 
     def __init__(self, *arguments, **options):
+        self._client = AsyncRerankClient(*arguments, **options)  # first: it may refuse, and leave no loop open
         self._loop = asyncio.new_event_loop()
-        self._client = AsyncRerankClient(*arguments, **options)
 
     def __getattr__(self, name):
         value = getattr(self._client, name)

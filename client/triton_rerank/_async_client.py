@@ -205,6 +205,10 @@ class AsyncRerankClient(BaseClient):
                     response = await rpc
                 except self._wire.RpcError as error:
                     self._failed(exchange, attempt, error)
+                except asyncio.CancelledError as error:
+                    if not self._closed:
+                        raise
+                    raise RequestCancelledError("the client was closed during the call") from error
                 else:
                     exchange.answered(attempt)
                     yield attempt, response
