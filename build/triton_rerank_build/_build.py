@@ -65,9 +65,7 @@ def export(
     return _export(source, repository, precision, length, steps)
 
 
-def _present(
-    repository: Path, source: Checkpoint, precision: str, max_length: int, force: bool
-) -> Manifest | None:
+def _present(repository: Path, source: Checkpoint, precision: str, max_length: int, force: bool) -> Manifest | None:
     """The manifest of an intact installation of the same thing."""
     manifest = None if force else read_manifest(repository)
     if manifest is None:
@@ -98,9 +96,7 @@ def _export(source: Checkpoint, repository: Path, precision: str, max_length: in
             expected = reference_logits(model, batches)
         with steps.step(f"exporting to ONNX, {precision}"):
             separator_id = tokenizer.post_process(tokenizer.encode("", add_special_tokens=False)).ids[-1]
-            path = export_onnx(
-                model, staged, precision=precision, max_length=max_length, separator_id=separator_id
-            )
+            path = export_onnx(model, staged, precision=precision, max_length=max_length, separator_id=separator_id)
             del model
             save_tokenizer(tokenizer, staged / TOKENIZER_FILE, max_length=max_length, pad_id=pad_id)
         with steps.step("comparing the graph with PyTorch"):

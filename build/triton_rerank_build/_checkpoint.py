@@ -44,8 +44,7 @@ class Checkpoint:
             return self.limit
         if not MIN_MAX_LENGTH <= requested <= self.limit:
             raise UnsupportedModelError(
-                f"max_length {requested} is out of range: "
-                f"{self.name} takes {MIN_MAX_LENGTH} to {self.limit} tokens"
+                f"max_length {requested} is out of range: {self.name} takes {MIN_MAX_LENGTH} to {self.limit} tokens"
             )
         return requested
 
@@ -102,9 +101,7 @@ def read_json(path: Path, name: str) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise UnsupportedModelError(
-            f"{name} has no {path.name}: it is not a Hugging Face checkpoint"
-        ) from error
+        raise UnsupportedModelError(f"{name} has no {path.name}: it is not a Hugging Face checkpoint") from error
     except (OSError, ValueError) as error:
         raise UnsupportedModelError(f"{path.name} of {name} cannot be read: {error}") from error
     if not isinstance(content, dict):
@@ -116,9 +113,7 @@ def _require_folder(folder: Path) -> None:
     if not folder.exists():
         raise UnsupportedModelError(f"{folder} is neither a folder nor an id on the Hugging Face hub")
     if not folder.is_dir():
-        raise UnsupportedModelError(
-            f"{folder} is a file; give the folder of the checkpoint that holds config.json"
-        )
+        raise UnsupportedModelError(f"{folder} is a file; give the folder of the checkpoint that holds config.json")
 
 
 def _check_config(config: Mapping[str, Any], name: str) -> str:
@@ -136,9 +131,7 @@ def _check_config(config: Mapping[str, Any], name: str) -> str:
     if num_labels != 1:
         raise UnsupportedModelError(f"{name} gives {num_labels} logits per pair; a reranker gives exactly 1")
     if config.get("position_embedding_type", "absolute") != "absolute" or config.get("is_decoder"):
-        raise UnsupportedModelError(
-            f"{name} has relative positions or a decoder; supported are plain encoders"
-        )
+        raise UnsupportedModelError(f"{name} has relative positions or a decoder; supported are plain encoders")
     return str(family)
 
 
@@ -159,14 +152,10 @@ def _weight_files(folder: Path, name: str) -> list[Path]:
         if (folder / whole).is_file():
             return [folder / whole]
         if (folder / index).is_file():
-            shards = sorted(
-                {str(shard) for shard in read_json(folder / index, name).get("weight_map", {}).values()}
-            )
+            shards = sorted({str(shard) for shard in read_json(folder / index, name).get("weight_map", {}).values()})
             missing = [shard for shard in shards if not (folder / shard).is_file()]
             if missing or not shards:
-                raise UnsupportedModelError(
-                    f"{name} lacks {', '.join(missing) or 'the shards'} named in {index}"
-                )
+                raise UnsupportedModelError(f"{name} lacks {', '.join(missing) or 'the shards'} named in {index}")
             return [folder / shard for shard in shards]
     raise UnsupportedModelError(f"{name} has no weights: neither model.safetensors nor pytorch_model.bin")
 

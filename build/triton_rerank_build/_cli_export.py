@@ -83,8 +83,6 @@ def summary(manifest: "Manifest", repository: str) -> str:
         f"{manifest.checkpoint} {manifest.precision}, up to {manifest.max_length} tokens; worst difference "
         f"from PyTorch {manifest.parity.worst_difference:.1e} over {manifest.parity.num_pairs} pairs"
     ]
-    lines += [
-        f"  {repository}/{name}  {format_bytes(entry.bytes)}" for name, entry in manifest.artefacts.items()
-    ]
+    lines += [f"  {repository}/{name}  {format_bytes(entry.bytes)}" for name, entry in manifest.artefacts.items()]
     lines.append(f"next: triton-rerank-build serve --repository {repository}")
     return "\n".join(lines)

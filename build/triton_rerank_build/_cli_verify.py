@@ -12,9 +12,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         description="Check that the files of a model repository, their hashes and the graph's inputs and "
         "outputs are what the manifest says. Exit status 1 and the list of differences otherwise.",
     )
-    parser.add_argument(
-        "--repository", metavar="DIR", default="model_repository", help="(default: %(default)s)"
-    )
+    parser.add_argument("--repository", metavar="DIR", default="model_repository", help="(default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="print the manifest as JSON")
     parser.set_defaults(run=run)
 

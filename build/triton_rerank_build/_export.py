@@ -41,15 +41,11 @@ def load_model(checkpoint: Checkpoint) -> "HfModule":
         raise UnsupportedModelError(f"the weights of {checkpoint.name} cannot be loaded: {error}") from error
     # transformers fills what is missing with random numbers and goes on.
     if missing := sorted(report["missing_keys"]):
-        raise UnsupportedModelError(
-            f"{checkpoint.name} lacks {len(missing)} weights, among them {missing[0]}"
-        )
+        raise UnsupportedModelError(f"{checkpoint.name} lacks {len(missing)} weights, among them {missing[0]}")
     return model.eval()
 
 
-def export_onnx(
-    model: "HfModule", folder: Path, *, precision: str, max_length: int, separator_id: int
-) -> Path:
+def export_onnx(model: "HfModule", folder: Path, *, precision: str, max_length: int, separator_id: int) -> Path:
     """Write `model.onnx` and `model.onnx.data` into `folder`.
 
     Args:
@@ -78,6 +74,9 @@ def export_onnx(
     program.model.ir_version = IR_VERSION
     path = folder / MODEL_FILE
     onnx_ir.save(program.model, path, external_data=WEIGHTS_FILE)
+    # The exporter's rewrite rules live as long as the process and keep the last graph: let go of its weights here.
+    for value in program.model.graph.initializers.values():
+        value.const_value = None
     return path
 
 

@@ -10,6 +10,7 @@ _BUILD_MODULES = (
     "onnx_ir",
     "onnxruntime",
     "onnxscript",
+    "openvino",
     "peft",
     "psutil",
     "safetensors",
@@ -28,6 +29,4 @@ def require_build_extra() -> None:
     """
     missing = [name for name in _BUILD_MODULES if find_spec(name) is None]
     if missing:
-        raise MissingExtraError(
-            f'{", ".join(missing)} not installed; run: pip install "triton-rerank[build]"'
-        )
+        raise MissingExtraError(f'{", ".join(missing)} not installed; run: pip install "triton-rerank[build]"')

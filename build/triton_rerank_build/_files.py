@@ -20,9 +20,7 @@ def sha256_file(path: Path) -> str:
     hide = True if size < 1 << 30 else None
     with (
         path.open("rb") as file,
-        tqdm(
-            total=size, unit="B", unit_scale=True, desc=f"sha256 {path.name}", disable=hide, leave=False
-        ) as bar,
+        tqdm(total=size, unit="B", unit_scale=True, desc=f"sha256 {path.name}", disable=hide, leave=False) as bar,
     ):
         while chunk := file.read(_CHUNK_BYTES):
             digest.update(chunk)

@@ -24,6 +24,11 @@ MASKED = -10_000.0
 HfModule: TypeAlias = Any
 
 
+def _own(tensor: Tensor, dtype: torch.dtype) -> nn.Parameter:
+    """A copy with its own memory: a parameter that is only a view keeps the whole checkpoint file mapped."""
+    return nn.Parameter(tensor.detach().to(dtype, copy=True).contiguous(), requires_grad=False)
+
+
 class Projection(nn.Module):
     """A linear layer that keeps its weight as [in, out].
 
@@ -33,8 +38,8 @@ class Projection(nn.Module):
 
     def __init__(self, linear: nn.Linear, dtype: torch.dtype) -> None:
         super().__init__()
-        self.weight = nn.Parameter(linear.weight.detach().t().to(dtype).contiguous(), requires_grad=False)
-        self.bias = nn.Parameter(linear.bias.detach().to(dtype), requires_grad=False)
+        self.weight = _own(linear.weight.t(), dtype)
+        self.bias = _own(linear.bias, dtype)
         # The original is consumed, so that only one copy of the weights is ever held.
         del linear.weight
 
@@ -47,8 +52,8 @@ class Norm(nn.Module):
 
     def __init__(self, norm: nn.LayerNorm) -> None:
         super().__init__()
-        self.weight = norm.weight
-        self.bias = norm.bias
+        self.weight = _own(norm.weight, torch.float32)
+        self.bias = _own(norm.bias, torch.float32)
         self.eps = norm.eps
 
     def forward(self, hidden: Tensor) -> Tensor:
@@ -65,13 +70,12 @@ class Embeddings(nn.Module):
         dtype: Type of the tables.
     """
 
-    def __init__(
-        self, embeddings: HfModule, config: HfModule, separator_id: int | None, dtype: torch.dtype
-    ) -> None:
+    def __init__(self, embeddings: HfModule, config: HfModule, separator_id: int | None, dtype: torch.dtype) -> None:
         super().__init__()
         self.word = embeddings.word_embeddings.to(dtype)
         self.position = embeddings.position_embeddings.to(dtype)
-        self.token_type = embeddings.token_type_embeddings.to(dtype)
+        types = embeddings.token_type_embeddings.weight
+        self.types = _own(types[0] if separator_id is None else types, dtype)
         self.norm = Norm(embeddings.LayerNorm)
         self.separator_id = separator_id
         self.pad_token_id = config.pad_token_id
@@ -93,13 +97,10 @@ class Embeddings(nn.Module):
 
     def _token_types(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         if self.separator_id is None:
-            first: Tensor = self.token_type.weight[0]
-            return first
+            return self.types
         separators = input_ids.eq(self.separator_id).float()
         separators_before = torch.cumsum(separators, dim=1) - separators
-        types = (separators_before > 0).to(torch.int32) * attention_mask
-        embedded: Tensor = self.token_type(types)
-        return embedded
+        return functional.embedding((separators_before > 0).to(torch.int32) * attention_mask, self.types)
 
 
 class Layer(nn.Module):
@@ -163,9 +164,7 @@ class RerankGraph(nn.Module):
         super().__init__()
         config, base = model.config, model.base_model
         self.embeddings = Embeddings(base.embeddings, config, separator_id, dtype)
-        self.layers = nn.ModuleList(
-            Layer(layer, config.num_attention_heads, dtype) for layer in base.encoder.layer
-        )
+        self.layers = nn.ModuleList(Layer(layer, config.num_attention_heads, dtype) for layer in base.encoder.layer)
         head = model.classifier
         # BERT keeps the dense layer of its head in the pooler, the RoBERTa families in the classifier.
         dense, out = (base.pooler.dense, head) if config.model_type == "bert" else (head.dense, head.out_proj)

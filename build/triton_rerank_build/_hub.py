@@ -44,15 +44,12 @@ def download(name: str, revision: str | None) -> tuple[Path, str]:
             _snapshot(name, folder.name, _PICKLES)
     except errors.LocalEntryNotFoundError as error:
         raise BuildError(
-            f"{name} is not in the cache, and the Hugging Face hub cannot be reached; "
-            "give a local folder, or `demo`"
+            f"{name} is not in the cache, and the Hugging Face hub cannot be reached; give a local folder, or `demo`"
         ) from error
     except errors.HfHubHTTPError as error:
         raise UnsupportedModelError(f"the Hugging Face hub refuses {name}: {_first_line(error)}") from error
     except Exception as error:  # whatever the hub's HTTP library raises when a connection breaks
-        raise BuildError(
-            f"the download of {name} broke off ({_first_line(error)}); run again to go on"
-        ) from error
+        raise BuildError(f"the download of {name} broke off ({_first_line(error)}); run again to go on") from error
     return folder, folder.name
 
 

@@ -84,9 +84,7 @@ def decode_q4(data: bytes) -> Array:
         [32 * num_blocks] values in file order.
     """
     blocks = np.frombuffer(data, _BLOCK_TYPE)
-    nibbles = np.concatenate(
-        [blocks["nibbles"] & 15, blocks["nibbles"] >> 4], axis=1
-    )  # [num_blocks, 32] uint8
+    nibbles = np.concatenate([blocks["nibbles"] & 15, blocks["nibbles"] >> 4], axis=1)  # [num_blocks, 32] uint8
     scales = blocks["scale"].astype(np.float32)[:, None]
     values: Array = (nibbles.astype(np.float32) - 8) * scales
     return values.reshape(-1)

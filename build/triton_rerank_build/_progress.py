@@ -4,14 +4,19 @@ The package logs; it never prints. The command line sends these records to stder
 the API hears them through `logging.getLogger("triton_rerank_build")`.
 """
 
+import ctypes
+import gc
 import logging
 import resource
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 logger = logging.getLogger("triton_rerank_build")
+
+Item = TypeVar("Item")
 
 _STATUS = Path("/proc/self/status")
 _CLEAR_REFS = Path("/proc/self/clear_refs")
@@ -33,11 +38,19 @@ class Steps:
         """Announce `title`, run the block, then log its seconds and its peak memory."""
         self._done += 1
         logger.info("[%d/%d] %s ...", self._done, self._total, title)
+        release_memory()
         reset_peak_memory()
         started = time.perf_counter()
         yield
         seconds = time.perf_counter() - started
         logger.info("      %.1f s, peak memory %s", seconds, format_bytes(peak_memory_bytes()))
+
+
+def bar(items: Sequence[Item], title: str) -> Iterator[Item]:
+    """Iterate over `items` behind a progress bar, which shows only on a terminal."""
+    from tqdm import tqdm  # type: ignore[import-untyped]
+
+    yield from tqdm(items, desc=title, disable=None, leave=False)
 
 
 def reset_peak_memory() -> None:
@@ -46,6 +59,17 @@ def reset_peak_memory() -> None:
         _CLEAR_REFS.write_text("5")  # 5 = reset VmHWM, see proc(5)
     except OSError:
         logger.debug("cannot reset the peak memory of this process")
+
+
+def release_memory() -> None:
+    """Give freed memory back to the system.
+
+    The C library keeps what was freed in pieces of some megabytes, as the layers of a model are; without this the
+    next step's peak would stand on a gigabyte that nobody uses.
+    """
+    gc.collect()
+    if (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:  # glibc only
+        trim(0)
 
 
 def peak_memory_bytes() -> int:

@@ -36,9 +36,7 @@ def template_repository() -> Path:
     for folder in (package / "model_repository", package.parents[1] / "model_repository"):
         if (folder / "cross_encoder").is_dir():
             return folder
-    raise RepositoryError(
-        "this installation carries no model repository to copy from; reinstall triton-rerank"
-    )
+    raise RepositoryError("this installation carries no model repository to copy from; reinstall triton-rerank")
 
 
 def read_manifest(repository: Path) -> Manifest | None:
@@ -66,12 +64,7 @@ def complete_from_template(repository: Path) -> None:
 
 
 def _is_generated(path: Path) -> bool:
-    return (
-        path in ARTEFACTS
-        or path in MANIFESTS
-        or path.suffix in {".tmp", ".plan", ".pyc"}
-        or ".tmp" in str(path)
-    )
+    return path in ARTEFACTS or path in MANIFESTS or path.suffix in {".tmp", ".plan", ".pyc"} or ".tmp" in str(path)
 
 
 @contextmanager
@@ -95,9 +88,7 @@ def staging(repository: Path, needed_bytes: int) -> Iterator[Path]:
             "beside what is there"
         )
     with _lock(home / "export.lock.tmp", repository):
-        for leftover in home.glob(
-            "export-*.tmp"
-        ):  # of an export that was killed: the lock says that nobody uses it
+        for leftover in home.glob("export-*.tmp"):  # of an export that was killed: the lock says that nobody uses it
             shutil.rmtree(leftover, ignore_errors=True)
         with tempfile.TemporaryDirectory(prefix="export-", suffix=".tmp", dir=home) as folder:
             yield Path(folder)
@@ -155,7 +146,5 @@ def differences(repository: Path, artefacts: Mapping[str, Artefact]) -> list[str
         elif (size := path.stat().st_size) != wanted.bytes:
             problems.append(f"{name} has {size} bytes, the manifest says {wanted.bytes}")
         elif (found := Artefact.of(path)).sha256 != wanted.sha256:
-            problems.append(
-                f"{name} has sha256 {found.sha256[:16]}..., the manifest says {wanted.sha256[:16]}..."
-            )
+            problems.append(f"{name} has sha256 {found.sha256[:16]}..., the manifest says {wanted.sha256[:16]}...")
     return problems

@@ -10,12 +10,14 @@ import tempfile
 import time
 from pathlib import Path
 from types import TracebackType
+from typing import BinaryIO
 
 from triton_rerank_build import _tritonserver
 from triton_rerank_build._errors import ServerStartError
 
 HOST = "127.0.0.1"
 LOG_TAIL_LINES = 25
+LOG_TAIL_BYTES = 1 << 16
 POLL_S = 0.05
 
 
@@ -30,7 +32,7 @@ class EmbeddedServer:
         runtime: "openvino" (configs/cpu.pbtxt, on the CPU) or "onnxruntime" (the GPU's config.pbtxt, through a
             stand-in of NVIDIA's backend).
         grpc_port, http_port, metrics_port: Ports to listen on; 0 for a free one.
-        log: File that receives the server's log; by default one that is removed at the end.
+        log: File that receives the server's log; by default it is kept for `log_tail` alone.
         start_timeout_s: Seconds until the first pair must have been scored.
         exit_timeout_s: Seconds that requests in flight get to finish when the server stops.
         arguments: More command line options for tritonserver.
@@ -58,12 +60,12 @@ class EmbeddedServer:
         self.runtime = runtime
         self._asked_ports = (grpc_port, http_port, metrics_port)
         self._ports: tuple[int, ...] = self._asked_ports
-        self._asked_log = Path(log).resolve() if log is not None else None
+        self.log_path = Path(log).resolve() if log is not None else None
+        self._log: BinaryIO | None = None
         self._start_timeout_s = start_timeout_s
         self._exit_timeout_s = exit_timeout_s
         self._arguments = arguments
         self._supervisor: subprocess.Popen[bytes] | None = None
-        self.log_path: Path | None = None
 
     @property
     def grpc_url(self) -> str:
@@ -97,8 +99,7 @@ class EmbeddedServer:
         _tritonserver.check_repository(self.repository)
         self._ports = free_ports(self._asked_ports)
         folder = Path(tempfile.mkdtemp(prefix="triton-rerank-"))
-        self.log_path = self._asked_log or folder / "tritonserver.log"
-        self.log_path.parent.mkdir(parents=True, exist_ok=True)
+        self._log = self._open_log()
         shm_prefix = f"triton_rerank_{secrets.token_hex(6)}_"
         command = [
             *(sys.executable, "-m", "triton_rerank_build._supervisor"),
@@ -115,15 +116,14 @@ class EmbeddedServer:
             f"--exit-timeout-secs={int(self._exit_timeout_s)}",
             *self._arguments,
         ]
-        with self.log_path.open("wb") as log:
-            self._supervisor = subprocess.Popen(
-                command,
-                stdin=subprocess.PIPE,  # its closing is what stops the server, see _supervisor.py
-                stdout=log,
-                stderr=log,
-                env=installation.environment(),
-                start_new_session=True,  # Ctrl-C in a terminal reaches us, and we stop the server in order
-            )
+        self._supervisor = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,  # its closing is what stops the server, see _supervisor.py
+            stdout=self._log,
+            stderr=self._log,
+            env=installation.environment(),
+            start_new_session=True,  # Ctrl-C in a terminal reaches us, and we stop the server in order
+        )
         try:
             self._wait_until_ready()
         except BaseException:
@@ -140,6 +140,8 @@ class EmbeddedServer:
             with contextlib.suppress(BrokenPipeError):
                 supervisor.stdin.close()
         supervisor.wait()
+        if self._log is not None:
+            self._log.close()
 
     def wait(self, timeout_s: float | None = None) -> int | None:
         """Wait until the server ends by itself; its exit status, or None if it still runs after `timeout_s`."""
@@ -152,10 +154,10 @@ class EmbeddedServer:
 
     def log_tail(self, lines: int = LOG_TAIL_LINES) -> str:
         """The end of the server's log, without the tables that Triton draws in it."""
-        try:
-            text = Path(self.log_path or "").read_text(encoding="utf-8", errors="replace")
-        except OSError:
+        if self._log is None or self._log.closed:
             return "(no log)"
+        end = os.fstat(self._log.fileno()).st_size
+        text = os.pread(self._log.fileno(), LOG_TAIL_BYTES, max(0, end - LOG_TAIL_BYTES)).decode(errors="replace")
         kept = [line for line in text.splitlines() if line.strip() and line[0] not in "+|"]
         return "\n".join(kept[-lines:])
 
@@ -167,15 +169,20 @@ class EmbeddedServer:
     ) -> None:
         self.stop()
 
+    def _open_log(self) -> BinaryIO:
+        if self.log_path is None:
+            return tempfile.TemporaryFile()
+        self.log_path.parent.mkdir(parents=True, exist_ok=True)
+        return self.log_path.open("w+b")
+
     def _wait_until_ready(self) -> None:
         from triton_rerank import RerankClient, RerankError
 
         deadline = time.monotonic() + self._start_timeout_s
         with RerankClient(self.grpc_url, max_retries=0) as client:
             while True:
-                log_tail = self.log_tail()  # read first: the supervisor removes it when the server ends
                 if not self.running:
-                    raise ServerStartError(f"tritonserver ended while starting; the end of its log:\n{log_tail}")
+                    raise ServerStartError(f"tritonserver ended while starting; the end of its log:\n{self.log_tail()}")
                 try:
                     if _listens(self._ports[0]):
                         client.rerank("ready?", ["One real pair was scored."], timeout=60.0)
@@ -187,7 +194,7 @@ class EmbeddedServer:
                 if time.monotonic() > deadline:
                     raise ServerStartError(
                         f"tritonserver was not ready after {self._start_timeout_s:.0f} s ({reason}); "
-                        f"the end of its log:\n{log_tail}"
+                        f"the end of its log:\n{self.log_tail()}"
                     )
                 time.sleep(POLL_S)
 

@@ -60,11 +60,7 @@ def graph_differences(path: Path, manifest: Manifest) -> list[str]:
             if entry.key == "location"
         },
     }
-    return [
-        f"{path.name}: {key} {found[key]}, expected {wanted[key]}"
-        for key in wanted
-        if found[key] != wanted[key]
-    ]
+    return [f"{path.name}: {key} {found[key]}, expected {wanted[key]}" for key in wanted if found[key] != wanted[key]]
 
 
 def _signature(value: object) -> tuple[str, int, tuple[int | None, ...]]:
@@ -74,7 +70,5 @@ def _signature(value: object) -> tuple[str, int, tuple[int | None, ...]]:
 
 
 def _other_manifests(repository: Path) -> list[Path]:
-    texts = {
-        path: (repository / path).read_bytes() if (repository / path).is_file() else b"" for path in MANIFESTS
-    }
+    texts = {path: (repository / path).read_bytes() if (repository / path).is_file() else b"" for path in MANIFESTS}
     return [path for path, text in texts.items() if text != texts[MANIFESTS[-1]]]
