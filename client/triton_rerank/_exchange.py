@@ -14,6 +14,9 @@ from ._errors import RequestTimeoutError, RerankError, ServerOverloadedError, Se
 from ._retry import Deadline, RetryBudget, backoff_s
 from ._servers import Servers
 
+_MOST_RUNNING = 64
+"""Requests of one call under way at once: enough to fill any server, too few to fill its queue alone."""
+
 logger = logging.getLogger("triton_rerank")
 
 
@@ -51,6 +54,7 @@ class Exchange:
         self._waiting = [Attempt(place, due=now) for place in range(count)]
         self._count = count
         self._answered = 0
+        self._running = 0
         self.num_sent = 0
 
     @property
@@ -66,24 +70,25 @@ class Exchange:
         """
         if self._deadline.passed(now):
             raise self._timed_out()
-        ready = [attempt for attempt in self._waiting if attempt.due <= now]
-        if ready:
-            self._waiting = [attempt for attempt in self._waiting if attempt.due > now]
-            for attempt in ready:
-                attempt.server = self._servers.pick(now, attempt.tried)
-                attempt.tried.add(attempt.server)
-            self.num_sent += len(ready)
+        ready = [attempt for attempt in self._waiting if attempt.due <= now][: _MOST_RUNNING - self._running]
+        for attempt in ready:
+            self._waiting.remove(attempt)
+            attempt.server = self._servers.pick(now, attempt.tried)
+            attempt.tried.add(attempt.server)
+        self._running += len(ready)
+        self.num_sent += len(ready)
         return ready
 
     def wait_s(self, now: float) -> float | None:
         """Seconds until an attempt falls due; None while all are on their way, watched by gRPC."""
-        if not self._waiting:
+        if not self._waiting or self._running >= _MOST_RUNNING:
             return None
         return max(0.0, min(attempt.due for attempt in self._waiting) - now)
 
     def answered(self, attempt: Attempt) -> None:
         """Record an answer."""
         self._answered += 1
+        self._running -= 1
         self._servers.answered(attempt.server)
         self._budget.succeeded()
 
@@ -96,6 +101,7 @@ class Exchange:
         Raises:
             RerankError: Nothing can follow: not a retryable kind, no retry left, or no time for one.
         """
+        self._running -= 1
         if isinstance(error, RequestTimeoutError):
             raise self._timed_out() from error
         if not isinstance(error, ServerUnavailableError):
