@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import secrets
 import socket
 import subprocess
@@ -153,13 +154,14 @@ class EmbeddedServer:
             return None
 
     def log_tail(self, lines: int = LOG_TAIL_LINES) -> str:
-        """The end of the server's log, without the tables that Triton draws in it."""
+        """The end of the server's log: its errors if it has any, and never the tables that Triton draws."""
         if self._log is None or self._log.closed:
             return "(no log)"
         end = os.fstat(self._log.fileno()).st_size
         text = os.pread(self._log.fileno(), LOG_TAIL_BYTES, max(0, end - LOG_TAIL_BYTES)).decode(errors="replace")
-        kept = [line for line in text.splitlines() if line.strip() and line[0] not in "+|"]
-        return "\n".join(kept[-lines:])
+        told = [line for line in text.splitlines() if line.strip() and line[0] not in "+|"]
+        errors = [line for line in told if re.match(r"E\d{4} |error:", line)]
+        return "\n".join((errors or told)[-lines:])
 
     def __enter__(self) -> "EmbeddedServer":
         return self.start()

@@ -24,7 +24,8 @@ class TritonPythonModel:
         """Load the artefact with the config's thread counts, and hold the config to the graph."""
         config = json.loads(args["model_config"])
         folder = Path(args["model_repository"]) / args["model_version"]
-        path = folder / (config.get("default_model_filename") or "model.onnx")
+        # Links are followed here: the runtimes refuse weights that a link leads out of the model's own folder.
+        path = (folder / (config.get("default_model_filename") or "model.onnx")).resolve()
         if not path.exists():
             raise pb_utils.TritonModelException(f"{path} is missing: run `triton-rerank-build export CHECKPOINT`")
         self.session = onnxruntime.InferenceSession(

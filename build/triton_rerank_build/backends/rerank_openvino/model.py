@@ -34,7 +34,8 @@ class TritonPythonModel:
         self.name = args["model_name"]
         settings = Settings(config)
         folder = Path(args["model_repository"]) / args["model_version"]
-        path = folder / (config.get("default_model_filename") or "model.onnx")
+        # Links are followed here: the runtimes refuse weights that a link leads out of the model's own folder.
+        path = (folder / (config.get("default_model_filename") or "model.onnx")).resolve()
         if not path.exists():
             raise pb_utils.TritonModelException(f"{path} is missing: run `triton-rerank-build export CHECKPOINT`")
         core = openvino.Core()
