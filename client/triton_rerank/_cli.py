@@ -12,6 +12,7 @@ from dataclasses import asdict
 from itertools import islice
 from typing import Any, TextIO
 
+from . import _cli_eval
 from ._cli_output import document_fields, print_table, progress_bar
 from ._client import RerankClient
 from ._connection import TLS
@@ -212,6 +213,7 @@ def _parser() -> argparse.ArgumentParser:
     info.add_argument("--json", action="store_true", help="one JSON object, the build's manifest included")
     ready = command("ready", _ready, "Score one pair; exit status 0 if that works, 1 if not.")
     ready.add_argument("--quiet", action="store_true", help="print nothing on success")
+    _cli_eval.add_arguments(command("eval", _cli_eval.run, _cli_eval.DESCRIPTION), _client)
     return parser
 
 
