@@ -90,16 +90,17 @@ class Embeddings(nn.Module):
         if not self.counts_from_pad:
             return torch.arange(input_ids.shape[1], dtype=torch.int32)[None, :]  # [1, length]
         # From the ids, not from the mask, as transformers does: it matters for "<pad>" inside a document.
-        # Counting in fp32 is exact below 2**24, and the type that every runtime can accumulate.
-        real = input_ids.ne(self.pad_token_id).float()
-        positions: Tensor = (torch.cumsum(real, dim=1) * real).to(torch.int32) + self.pad_token_id
+        # Counted in integers: a runtime that lowers floats to bf16 (OpenVINO) or fp16 would miscount beyond 256 or
+        # 2,048, and give a token the position of its neighbour.
+        real = input_ids.ne(self.pad_token_id).to(torch.int32)
+        positions: Tensor = torch.cumsum(real, dim=1, dtype=torch.int32) * real + self.pad_token_id
         return positions  # [num_pairs, length]
 
     def _token_types(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         if self.separator_id is None:
             return self.types
-        separators = input_ids.eq(self.separator_id).float()
-        separators_before = torch.cumsum(separators, dim=1) - separators
+        separators = input_ids.eq(self.separator_id).to(torch.int32)
+        separators_before = torch.cumsum(separators, dim=1, dtype=torch.int32) - separators
         return functional.embedding((separators_before > 0).to(torch.int32) * attention_mask, self.types)
 
 
