@@ -1,0 +1,220 @@
+"""A ranker component for Haystack.
+
+from triton_rerank.haystack import TritonRanker
+
+pipeline.add_component("ranker", TritonRanker(url="localhost:8001", top_k=5))
+pipeline.connect("retriever.documents", "ranker.documents")
+
+`pipeline.close()` and `close_async()` close its connections.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+try:
+    from haystack import Document, component, default_from_dict, default_to_dict
+    from haystack.utils import Secret
+except ImportError as error:
+    raise ImportError('haystack-ai is not installed; run: pip install "triton-rerank[haystack]"') from error
+
+from ._adapters import Clients, tls_to_dict
+from ._async_client import AsyncRerankClient
+from ._client import RerankClient
+from ._connection import TLS
+from ._errors import InvalidRequestError
+from ._types import LongDocuments, RerankResponse
+from ._validate import check_length, check_optional_int, check_relevance_score, check_timeout, kind_of
+
+__all__ = ["TritonRanker"]
+
+
+@component
+class TritonRanker:
+    """Ranks documents with a cross-encoder that Triton serves.
+
+    The result holds copies, most relevant first, each with its score, 0 to 1, in `Document.score`. Arguments
+    are those of `RerankClient` and its `rerank`; `top_n` is called `top_k`, as in Haystack's other rankers.
+    Errors are those of `RerankClient` too.
+
+    Args:
+        url: "host:port" of Triton's gRPC endpoint, a list of them, or "dns:///name:port".
+        model: Name of the ensemble in Triton.
+        top_k: How many documents to return; all of them if None.
+        max_length: Tokens of a query and document together after truncation; the server's default if None.
+        query_max_length: Tokens of the query after truncation; three quarters of `max_length` if None.
+        min_relevance_score: Leave out documents below it, before `top_k` is taken.
+        long_documents: "truncate" or "chunk": whether a document beyond `max_length` is cut off, or scored in parts.
+        meta_fields_to_embed: Metadata to put before a document's content in what is scored.
+        meta_data_separator: What stands between them.
+        timeout: Seconds for a whole call, retries included; None for no end.
+        max_retries: How often a request may be sent again to a server that is overloaded or gone.
+        request_size: Pairs in one request at most.
+        tls: True for the system's roots, or a `TLS`. Serialized are paths alone, never PEM given as bytes.
+        metadata: gRPC metadata as secrets: {"authorization": Secret.from_env_var("RERANK_AUTHORIZATION")}.
+            Haystack serializes the variable's name, and refuses to serialize Secret.from_token.
+        compression: How messages to the server are packed: "gzip", "deflate", or not.
+
+    Raises:
+        InvalidRequestError: An argument is unusable.
+    """
+
+    def __init__(
+        self,
+        url: str | list[str] = "localhost:8001",
+        model: str = "reranker",
+        top_k: int | None = 10,
+        *,
+        max_length: int | None = None,
+        query_max_length: int | None = None,
+        min_relevance_score: float | None = None,
+        long_documents: LongDocuments = "truncate",
+        meta_fields_to_embed: list[str] | None = None,
+        meta_data_separator: str = "\n",
+        timeout: float | None = 60.0,
+        max_retries: int = 2,
+        request_size: int = 32,
+        tls: bool | TLS = False,
+        metadata: dict[str, Secret] | None = None,
+        compression: str | None = None,
+    ) -> None:
+        self.url = url
+        self.model = model
+        self.top_k = _check_top_k(top_k)
+        self.max_length = check_length(max_length, "max_length")
+        self.query_max_length = check_length(query_max_length, "query_max_length")
+        self.min_relevance_score = check_relevance_score(min_relevance_score)
+        self.long_documents = long_documents
+        self.meta_fields_to_embed = list(meta_fields_to_embed or [])
+        self.meta_data_separator = meta_data_separator
+        self.timeout = check_timeout(timeout)
+        self.max_retries = max_retries
+        self.request_size = request_size
+        self.tls = tls
+        self.metadata = _check_secrets(metadata or {})
+        self.compression = compression
+        self._clients = Clients()
+
+    @component.output_types(documents=list[Document])
+    def run(self, query: str, documents: list[Document], top_k: int | None = None) -> dict[str, list[Document]]:
+        """Order documents by relevance to a query, most relevant first.
+
+        Args:
+            query: What was searched for.
+            documents: What a first stage found. They are not changed.
+            top_k: How many documents to return; the component's `top_k` if None.
+
+        Returns:
+            {"documents": [...]}.
+
+        Raises:
+            RerankError: See `RerankClient.rerank`.
+        """
+        client: RerankClient = self._clients.get(self._connection)
+        response = client.rerank(query, self._prepare(documents), **self._options(top_k))
+        return _build(documents, response)
+
+    @component.output_types(documents=list[Document])
+    async def run_async(
+        self, query: str, documents: list[Document], top_k: int | None = None
+    ) -> dict[str, list[Document]]:
+        """`run`, awaited. Cancelling it cancels its requests on the server."""
+        client: AsyncRerankClient = self._clients.get_async(self._connection)
+        response = await client.rerank(query, self._prepare(documents), **self._options(top_k))
+        return _build(documents, response)
+
+    def close(self) -> None:
+        """Close the connections of synchronous calls. A later call opens new ones."""
+        self._clients.close()
+
+    async def close_async(self) -> None:
+        """Close the connections of synchronous calls and those of this event loop."""
+        await self._clients.aclose()
+
+    def to_dict(self) -> dict[str, Any]:
+        """The component as plain values.
+
+        Raises:
+            ValueError: A secret was made with Secret.from_token, which Haystack does not serialize.
+        """
+        settings: dict[str, Any] = default_to_dict(
+            self,
+            url=self.url,
+            model=self.model,
+            top_k=self.top_k,
+            max_length=self.max_length,
+            query_max_length=self.query_max_length,
+            min_relevance_score=self.min_relevance_score,
+            long_documents=self.long_documents,
+            meta_fields_to_embed=self.meta_fields_to_embed,
+            meta_data_separator=self.meta_data_separator,
+            timeout=self.timeout,
+            max_retries=self.max_retries,
+            request_size=self.request_size,
+            tls=tls_to_dict(self.tls),
+            metadata={key: secret.to_dict() for key, secret in self.metadata.items()},
+            compression=self.compression,
+        )
+        return settings
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> TritonRanker:
+        """The component that `to_dict` has described."""
+        settings = dict(data.get("init_parameters", {}))
+        if isinstance(settings.get("tls"), dict):
+            settings["tls"] = TLS(**settings["tls"])
+        secrets = settings.get("metadata") or {}
+        settings["metadata"] = {key: Secret.from_dict(secret) for key, secret in secrets.items()}
+        ranker: TritonRanker = default_from_dict(cls, {**data, "init_parameters": settings})
+        return ranker
+
+    def _connection(self) -> dict[str, Any]:
+        secrets = {key: secret.resolve_value() for key, secret in self.metadata.items()}
+        return {
+            "url": self.url,
+            "model": self.model,
+            "timeout": None,  # each call brings its own
+            "max_retries": self.max_retries,
+            "request_size": self.request_size,
+            "tls": self.tls,
+            "metadata": {key: value for key, value in secrets.items() if value is not None},
+            "compression": self.compression,
+        }
+
+    def _options(self, top_k: int | None) -> dict[str, Any]:
+        return {
+            "top_n": self.top_k if top_k is None else _check_top_k(top_k),
+            "max_length": self.max_length,
+            "query_max_length": self.query_max_length,
+            "min_relevance_score": self.min_relevance_score,
+            "long_documents": self.long_documents,
+            "timeout": self.timeout,
+        }
+
+    def _prepare(self, documents: Sequence[Document]) -> list[str]:
+        return [self._text(document) for document in documents]
+
+    def _text(self, document: Document) -> str:
+        values = (document.meta.get(field) for field in self.meta_fields_to_embed)
+        fields = [str(value) for value in values if value is not None and value != ""]
+        return self.meta_data_separator.join([*fields, document.content or ""])
+
+
+def _build(documents: Sequence[Document], response: RerankResponse) -> dict[str, list[Document]]:
+    return {"documents": [replace(documents[result.index], score=result.relevance_score) for result in response]}
+
+
+def _check_top_k(top_k: int | None) -> int | None:
+    return check_optional_int(top_k, "top_k", remedy="pass 1 or more, or None for all documents")
+
+
+def _check_secrets(metadata: Mapping[str, Secret]) -> dict[str, Secret]:
+    for key, value in metadata.items():
+        if not isinstance(value, Secret):
+            raise InvalidRequestError(
+                f"metadata[{key!r}] is not a Secret (got {kind_of(value)}); "
+                "pass Secret.from_env_var(name) from haystack.utils"
+            )
+    return dict(metadata)
