@@ -5,10 +5,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
 from triton_rerank_build import EmbeddedServer, export
 from triton_rerank_build._demo import demo_revision
 from triton_rerank_build._files import cache_folder
+from triton_rerank_build._manifest import exporter_digest
 
 ROOT = Path(__file__).parent.parent
 COMMITTED = ROOT / "model_repository"
@@ -34,7 +34,7 @@ def lay_out(target: Path, artefacts: Path, *edits: tuple[str, str, str]) -> Path
 @pytest.fixture(scope="session")
 def demo_artefacts() -> Path:
     """A repository that holds the demo reranker's artefacts, kept between runs."""
-    folder = cache_folder() / f"test-repository-{demo_revision()[:16]}"
+    folder = cache_folder() / f"test-repository-{demo_revision()[:12]}-{exporter_digest()}"
     export("demo", repository=folder)
     return folder
 

@@ -6,7 +6,7 @@ from triton_rerank_build._checkpoint import Checkpoint, resolve_checkpoint
 from triton_rerank_build._errors import RepositoryError
 from triton_rerank_build._export import IR_VERSION, OPSET, PRECISIONS, export_onnx, load_model
 from triton_rerank_build._extras import require_build_extra
-from triton_rerank_build._manifest import Manifest, now, tool_versions
+from triton_rerank_build._manifest import Manifest, exporter_digest, now, tool_versions
 from triton_rerank_build._progress import Steps, logger
 from triton_rerank_build._repository import (
     TOKENIZER_FILE,
@@ -16,9 +16,11 @@ from triton_rerank_build._repository import (
     measure,
     read_manifest,
     staging,
+    template_repository,
 )
 
 _BYTES = {"fp32": 4, "fp16": 2}
+_OTHER_BYTES = 50_000_000  # tokenizer.json is the largest of the other files, 17 MB with XLM-R's 250,000 pieces
 
 
 def export(
@@ -76,21 +78,24 @@ def _present(repository: Path, source: Checkpoint, precision: str, max_length: i
             f"{repository} holds {manifest.checkpoint} ({manifest.precision}, {manifest.max_length} tokens); "
             "use --force to replace it"
         )
-    return None if differences(repository, manifest.artefacts) else manifest
+    if manifest.exporter != exporter_digest() or differences(repository, manifest.artefacts):
+        return None
+    return manifest
 
 
 def _export(source: Checkpoint, repository: Path, precision: str, max_length: int, steps: Steps) -> Manifest:
     from triton_rerank_build._parity import TOLERANCE, compare, graph_logits, make_batches, reference_logits
     from triton_rerank_build._parity_texts import HARD_PAIRS, PAIRS
-    from triton_rerank_build._tokenizer import check_same_ids, load_tokenizer, save_tokenizer
+    from triton_rerank_build._tokenizer import check_same_ids, check_vocabulary, load_tokenizer, save_tokenizer
 
     with steps.step("loading tokenizer and weights"):
         tokenizer = load_tokenizer(source)
         check_same_ids(tokenizer, source, [*PAIRS, *HARD_PAIRS])
         model = load_model(source)
+        check_vocabulary(tokenizer, model.config.vocab_size, source.name)
         pad_id = model.config.pad_token_id
         weight_bytes = model.num_parameters() * _BYTES[precision]
-    with staging(repository, int(1.1 * weight_bytes)) as staged:
+    with staging(repository, weight_bytes + _OTHER_BYTES) as staged:
         with steps.step("computing the reference logits in PyTorch"):
             batches = make_batches(tokenizer, max_length, pad_id)
             expected = reference_logits(model, batches)
@@ -111,11 +116,12 @@ def _export(source: Checkpoint, repository: Path, precision: str, max_length: in
                 max_length=max_length,
                 opset=OPSET,
                 ir_version=IR_VERSION,
+                exporter=exporter_digest(),
                 parity=parity,
                 artefacts=measure(staged),
                 tools=tool_versions(),
                 created=now(),
             )
-            complete_from_template(repository)
+            complete_from_template(repository, template_repository())
             install(staged, repository, manifest)
     return manifest

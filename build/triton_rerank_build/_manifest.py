@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from triton_rerank_build._errors import RepositoryError
-from triton_rerank_build._files import sha256_file
+from triton_rerank_build._files import sha256_file, sha256_texts
 from triton_rerank_build._parity import Parity
 
 MANIFEST_FILE = "manifest.json"
-FORMAT = 1
+FORMAT = 2
 
 _TOOLS = ("triton-rerank", "torch", "transformers", "onnx", "onnxruntime", "tokenizers")
+_EXPORTER = ("_graph.py", "_export.py", "_tokenizer.py")
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ class Manifest:
         max_length: Longest pair in tokens.
         opset: Of the graph's operators.
         ir_version: Of the ONNX file.
+        exporter: Digest of the code that made the graph: another one may make a better graph of the same weights.
         parity: The proof.
         artefacts: By path inside the repository, "cross_encoder/1/model.onnx".
         tools: Versions of what made it, by distribution name.
@@ -60,6 +62,7 @@ class Manifest:
     max_length: int
     opset: int
     ir_version: int
+    exporter: str
     parity: Parity
     artefacts: Mapping[str, Artefact]
     tools: Mapping[str, str]
@@ -96,6 +99,12 @@ def tool_versions() -> dict[str, str]:
         except PackageNotFoundError:
             versions[name] = "unknown"
     return versions
+
+
+def exporter_digest() -> str:
+    """What `Manifest.exporter` is for this installation."""
+    sources = (Path(__file__).with_name(name).read_text(encoding="utf-8") for name in _EXPORTER)
+    return sha256_texts(sources)[:16]
 
 
 def now() -> str:

@@ -1,0 +1,107 @@
+"""The committed config files hold each other: every arrow joins equal tensors, every limit agrees."""
+
+from pathlib import Path
+
+import pytest
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2
+
+REPOSITORY = Path(__file__).parents[2] / "model_repository"
+CROSS_ENCODERS = ["config.pbtxt", "configs/cpu.pbtxt", "configs/tensorrt.pbtxt"]
+
+
+def read(name):
+    return text_format.Parse((REPOSITORY / name).read_text(), model_config_pb2.ModelConfig())
+
+
+def tensors(items):
+    return {item.name: (item.data_type, list(item.dims)) for item in items}
+
+
+@pytest.fixture(scope="module")
+def reranker():
+    return read("reranker/config.pbtxt")
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return read("tokenizer/config.pbtxt")
+
+
+@pytest.fixture(scope="module", params=CROSS_ENCODERS)
+def cross_encoder(request):
+    return read(f"cross_encoder/{request.param}")
+
+
+def test_folders_and_names_agree():
+    for path in REPOSITORY.rglob("*.pbtxt"):
+        assert read(path).name == path.relative_to(REPOSITORY).parts[0], path
+
+
+def test_every_arrow_joins_equal_names_types_and_dims(reranker, tokenizer, cross_encoder):
+    known = tensors(reranker.input)
+    steps = {"tokenizer": tokenizer, "cross_encoder": cross_encoder}
+    assert [step.model_name for step in reranker.ensemble_scheduling.step] == list(steps)
+    for step in reranker.ensemble_scheduling.step:
+        model = steps[step.model_name]
+        assert set(step.input_map) == {item.name for item in model.input}
+        for inside, outside in step.input_map.items():
+            assert inside == outside
+            assert tensors(model.input)[inside] == known[outside]
+        for inside, outside in step.output_map.items():
+            assert inside == outside
+            known[outside] = tensors(model.output)[inside]
+    assert tensors(reranker.output).items() <= known.items()
+
+
+def test_every_max_batch_size_agrees(reranker, tokenizer, cross_encoder):
+    assert reranker.max_batch_size == tokenizer.max_batch_size == cross_encoder.max_batch_size
+
+
+@pytest.mark.parametrize("name", CROSS_ENCODERS[1:])
+def test_runtimes_differ_only_where_they_may(name):
+    may_differ = {"backend", "platform", "default_model_filename", "instance_group", "parameters", "optimization"}
+    configs = [read(f"cross_encoder/{path}") for path in (CROSS_ENCODERS[0], name)]
+    for config in configs:
+        for field in may_differ:
+            config.ClearField(field)
+        for tensor in config.input:
+            tensor.ClearField("allow_ragged_batch")
+    assert configs[0] == configs[1]
+
+
+def test_only_the_cpu_backend_takes_ragged_batches():
+    # On a GPU, requests of different padded lengths can't be one tensor: Triton joins only equal ones.
+    for path in CROSS_ENCODERS:
+        config = read(f"cross_encoder/{path}")
+        assert {tensor.allow_ragged_batch for tensor in config.input} == {config.backend == "rerank_openvino"}
+
+
+def test_instances_are_said_and_batching_is_on(tokenizer, cross_encoder):
+    for config in (tokenizer, cross_encoder):
+        assert [group.count for group in config.instance_group] == [1]
+        assert config.HasField("dynamic_batching")
+
+
+def test_load_is_refused_at_the_first_step_alone(tokenizer, cross_encoder):
+    assert tokenizer.dynamic_batching.default_queue_policy.max_queue_size > 0
+    assert cross_encoder.dynamic_batching.default_queue_policy.max_queue_size == 0
+
+
+def test_buckets_are_fine_and_reach_the_longest_checkpoint(tokenizer):
+    buckets = [int(bucket) for bucket in tokenizer.parameters["buckets"].string_value.split()]
+    assert buckets == sorted(set(buckets))
+    assert buckets[:8] == list(range(16, 129, 16))
+    assert buckets[-1] == 8192
+    assert all(after <= 1.5 * before for before, after in zip(buckets[2:], buckets[3:], strict=False))
+
+
+def test_every_value_is_explained():
+    for path in REPOSITORY.rglob("*.pbtxt"):
+        text = path.read_text()
+        assert text.startswith("#"), f"{path} opens with a sentence to its reader"
+        for number, line in enumerate(text.splitlines(), 1):
+            key = line.split("#")[0].strip()
+            if key.startswith(("max_batch_size", "instance_group", "max_queue_size", "timeout_action")):
+                block = "\n".join(text.splitlines()[max(0, number - 5) : number])
+                assert "#" in block, f"{path}:{number} says no reason"
