@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from ._errors import InvalidRequestError
 from ._eval_extra import require
-from ._eval_trec import Qrels, Run
+from ._eval_trec import Qrels, Run, Scores, ranked
 
 DEFAULT_MEASURES = ("nDCG@10", "RR@10", "R@100", "AP", "Success@1")
 NUM_PERMUTATIONS = 10_000
@@ -73,13 +73,18 @@ def measure(names: Sequence[str], qrels: Qrels, run: Run) -> Measured:
     """
     ir_measures = require("ir_measures")
     measures = [ir_measures.parse_measure(name) for name in names]
-    judged = {query_id: run.get(query_id, {}) for query_id in qrels}
+    # Places instead of scores: the programs behind ir_measures order equal scores each in its own way.
+    judged = {query_id: _places(run.get(query_id, {})) for query_id in qrels}
     found = ir_measures.calc(measures, qrels, judged)
     per_query: dict[str, dict[str, float]] = {name: {} for name in names}
     for metric in found.per_query:
         per_query[str(metric.measure)][metric.query_id] = float(metric.value)
     mean = {name: float(found.aggregated[value]) for name, value in zip(names, measures, strict=True)}
     return Measured(mean, per_query)
+
+
+def _places(scores: Scores) -> Scores:
+    return {doc_id: float(-place) for place, doc_id in enumerate(ranked(scores))}
 
 
 def difference(first: Mapping[str, float], second: Mapping[str, float]) -> Difference:
