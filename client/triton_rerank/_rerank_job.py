@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from ._chunks import count_parts, split
@@ -139,17 +139,18 @@ class RerankJob:
 
     def results(self) -> tuple[RerankResult, ...]:
         """The documents by descending logit; equal logits keep the caller's order."""
-        parts: list[list[_Piece]] = [[] for _ in self._documents]
-        for piece in self._pieces:
-            if not piece.replaced:
-                parts[piece.document].append(piece)
-        best = [max(pieces, key=_logit_of) for pieces in parts]
-        best.sort(key=_logit_of, reverse=True)  # stable; raw logits, as sigmoid makes ties at its ends
+        kept = [piece for piece in self._pieces if not piece.replaced]
+        parts: dict[int, list[_Piece]] = {}
+        if len(kept) > len(self._documents):  # some were cut
+            for piece in kept:
+                parts.setdefault(piece.document, []).append(piece)
+            kept = [max(parts[document], key=_logit_of) for document in range(len(self._documents))]
+        kept.sort(key=_logit_of, reverse=True)  # stable; raw logits, as sigmoid makes ties at its ends
         if self._options.min_relevance_score is not None:
-            best = [piece for piece in best if sigmoid(piece.logit) >= self._options.min_relevance_score]
+            kept = [piece for piece in kept if sigmoid(piece.logit) >= self._options.min_relevance_score]
         return tuple(
-            self._result(piece, rank, parts[piece.document])
-            for rank, piece in enumerate(best[: self._options.top_n], start=1)
+            self._result(piece, rank, parts.get(piece.document, ()))
+            for rank, piece in enumerate(kept[: self._options.top_n], start=1)
         )
 
     def usage(self) -> Usage:
@@ -157,11 +158,13 @@ class RerankJob:
         cut = {piece.document for piece in self._pieces if piece.truncated and not piece.replaced}
         return Usage(len(self._documents), len(self._pieces), sum(p.num_tokens for p in self._pieces), len(cut))
 
-    def _result(self, best: _Piece, rank: int, parts: list[_Piece]) -> RerankResult:
-        text, chunk = self._texts[best.document], None
+    def _result(self, best: _Piece, rank: int, parts: Sequence[_Piece]) -> RerankResult:
+        text, chunk, num_tokens, truncated = self._texts[best.document], None, best.num_tokens, best.truncated
         if len(parts) > 1:
-            parts = sorted(parts, key=lambda piece: piece.start)
-            chunk = Chunk(text[best.start : best.end], best.start, best.end, parts.index(best), len(parts))
+            index = sum(piece.start < best.start for piece in parts)
+            chunk = Chunk(text[best.start : best.end], best.start, best.end, index, len(parts))
+            num_tokens = sum(piece.num_tokens for piece in parts)
+            truncated = any(piece.truncated for piece in parts)
         return RerankResult(
             index=best.document,
             rank=rank,
@@ -169,8 +172,8 @@ class RerankJob:
             logit=best.logit,
             document=self._documents[best.document],
             text=text,
-            num_tokens=sum(piece.num_tokens for piece in parts),
-            truncated=any(piece.truncated for piece in parts),
+            num_tokens=num_tokens,
+            truncated=truncated,
             chunk=chunk,
         )
 
