@@ -130,6 +130,8 @@ def _check_config(config: Mapping[str, Any], name: str) -> str:
     num_labels = len(config["id2label"]) if config.get("id2label") else config.get("num_labels", 2)
     if num_labels != 1:
         raise UnsupportedModelError(f"{name} gives {num_labels} logits per pair; a reranker gives exactly 1")
+    if not isinstance(config.get("pad_token_id"), int):
+        raise UnsupportedModelError(f"config.json of {name} has no pad_token_id")
     if config.get("position_embedding_type", "absolute") != "absolute" or config.get("is_decoder"):
         raise UnsupportedModelError(f"{name} has relative positions or a decoder; supported are plain encoders")
     return str(family)

@@ -21,13 +21,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Arguments without the program's name; those of the process if None.
 
     Returns:
-        The exit status: 0, 1 after an error of this package, 130 after Ctrl-C; argparse exits with 2 itself.
+        The exit status: 0; 1 after an error of this package or of the file system; 130 after Ctrl-C. argparse exits
+        with 2 by itself.
     """
     args = _parser().parse_args(argv)
     _log_to_stderr()
     try:
         status: int = args.run(args)
-    except BuildError as error:
+    except (BuildError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -51,7 +52,6 @@ def _log_to_stderr() -> None:
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(message)s")
     logging.getLogger("triton_rerank_build").setLevel(logging.INFO)
     # Libraries give advice and draw bars for people at a terminal; our own step lines say what is going on.
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     if not sys.stderr.isatty():
         os.environ.setdefault("TQDM_DISABLE", "1")

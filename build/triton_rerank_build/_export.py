@@ -1,5 +1,6 @@
 """Write the ONNX file of a checkpoint: dynamic batch and length, one file of weights beside it."""
 
+import logging
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -37,12 +38,17 @@ def load_model(checkpoint: Checkpoint) -> "HfModule":
         model, report = AutoModelForSequenceClassification.from_pretrained(
             str(checkpoint.folder), dtype=torch.float32, attn_implementation="sdpa", output_loading_info=True
         )
-    except (OSError, ValueError, RuntimeError) as error:
+    except Exception as error:  # of many libraries: json, safetensors, torch, transformers
         raise UnsupportedModelError(f"the weights of {checkpoint.name} cannot be loaded: {error}") from error
     # transformers fills what is missing with random numbers and goes on.
     if missing := sorted(report["missing_keys"]):
         raise UnsupportedModelError(f"{checkpoint.name} lacks {len(missing)} weights, among them {missing[0]}")
     return model.eval()
+
+
+def uses_token_types(model: "HfModule") -> bool:
+    """Whether the document's tokens are of another type than the query's: so in BERT, never in the RoBERTa families."""
+    return bool(model.config.model_type == "bert" and model.config.type_vocab_size > 1)
 
 
 def export_onnx(model: "HfModule", folder: Path, *, precision: str, max_length: int, separator_id: int) -> Path:
@@ -63,11 +69,10 @@ def export_onnx(model: "HfModule", folder: Path, *, precision: str, max_length: 
 
     from triton_rerank_build._graph import RerankGraph
 
-    has_types = model.config.model_type == "bert" and model.config.type_vocab_size > 1
     graph = RerankGraph(
         model,
         dtype=torch.float16 if precision == "fp16" else torch.float32,
-        separator_id=separator_id if has_types else None,
+        separator_id=separator_id if uses_token_types(model) else None,
     ).eval()
     program = _trace(graph, max_length)
     _strip_traces(program.model)
@@ -86,6 +91,8 @@ def _trace(graph: "RerankGraph", max_length: int) -> "ONNXProgram":
     num_pairs, length = torch.export.Dim("num_pairs"), torch.export.Dim("length", max=max_length)
     # Two rows of eight tokens: torch takes sizes of 0 and 1 for constants.
     example = torch.ones(2, 8, dtype=torch.int32)
+    # Once per process it says that torchvision, which nothing here uses, is not installed.
+    logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         # torch's exporter trips over deprecations of its own, and reports that both inputs share their axes.
         warnings.filterwarnings("ignore", category=FutureWarning)

@@ -1,8 +1,12 @@
 """Hashes and folders: the small file operations that several steps share."""
 
+import fcntl
 import hashlib
 import os
-from collections.abc import Iterable
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 CACHE_VARIABLE = "TRITON_RERANK_CACHE"
@@ -45,3 +49,31 @@ def cache_folder() -> Path:
         return Path(own).expanduser()
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(base).expanduser() / "triton-rerank"
+
+
+@contextmanager
+def locked(path: Path, *, wait: bool) -> Iterator[None]:
+    """Hold a lock file; the kernel frees it when its holder dies, however it dies.
+
+    Args:
+        path: The file, made if it is not there, and left there.
+        wait: Wait for another holder, or raise.
+
+    Raises:
+        BlockingIOError: Somebody else holds it, and `wait` is False.
+    """
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+
+
+@contextmanager
+def temporary_folder(parent: Path, prefix: str) -> Iterator[Path]:
+    """A folder PREFIX-*.tmp in `parent`, removed at the end, for callers that hold a lock on `parent`.
+
+    Those that a killed process left behind are removed first.
+    """
+    for leftover in parent.glob(f"{prefix}-*.tmp"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=f"{prefix}-", suffix=".tmp", dir=parent) as folder:
+        yield Path(folder)

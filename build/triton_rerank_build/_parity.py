@@ -18,6 +18,7 @@ import numpy.typing as npt
 from tokenizers import Encoding, Tokenizer
 
 from triton_rerank_build._errors import ParityError
+from triton_rerank_build._export import uses_token_types
 from triton_rerank_build._parity_texts import PAIRS
 from triton_rerank_build._progress import bar
 from triton_rerank_build._tokenizer import encode_pair
@@ -82,7 +83,7 @@ def reference_logits(model: "HfModule", batches: Sequence[Batch]) -> list[npt.ND
     with torch.inference_mode():
         for batch in bar(batches, "PyTorch"):
             inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
-            if model.config.model_type == "bert":
+            if uses_token_types(model):
                 inputs["token_type_ids"] = batch.token_types
             tensors = {name: torch.from_numpy(array).long() for name, array in inputs.items()}
             results.append(model(**tensors).logits.numpy())

@@ -3,16 +3,15 @@
 The manifests are removed first and written last: where one is, everything that it names is in place.
 """
 
-import fcntl
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 from triton_rerank_build._errors import RepositoryError
 from triton_rerank_build._export import MODEL_FILE, WEIGHTS_FILE
+from triton_rerank_build._files import locked, temporary_folder
 from triton_rerank_build._manifest import MANIFEST_FILE, Artefact, Manifest
 from triton_rerank_build._progress import format_bytes
 
@@ -49,9 +48,8 @@ def read_manifest(repository: Path) -> Manifest | None:
     return Manifest.from_json(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
-def complete_from_template(repository: Path) -> None:
-    """Copy the committed files that `repository` lacks; files that are there are left as they are."""
-    template = template_repository()
+def complete_from_template(repository: Path, template: Path) -> None:
+    """Copy the committed files of `template` that `repository` lacks; files that are there are left as they are."""
     if repository.resolve() == template.resolve():
         return
     for source in sorted(path for model in _MODELS for path in (template / model).rglob("*")):
@@ -87,22 +85,11 @@ def staging(repository: Path, needed_bytes: int) -> Iterator[Path]:
             f"{repository} has {format_bytes(free)} free; the export writes {format_bytes(needed_bytes)} "
             "beside what is there"
         )
-    with _lock(home / "export.lock.tmp", repository):
-        for leftover in home.glob("export-*.tmp"):  # of an export that was killed: the lock says that nobody uses it
-            shutil.rmtree(leftover, ignore_errors=True)
-        with tempfile.TemporaryDirectory(prefix="export-", suffix=".tmp", dir=home) as folder:
-            yield Path(folder)
-
-
-@contextmanager
-def _lock(path: Path, repository: Path) -> Iterator[None]:
-    # The kernel frees this lock when its holder dies, however it dies.
-    with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise RepositoryError(f"another export is writing into {repository}") from error
-        yield
+    try:
+        with locked(home / "export.lock.tmp", wait=False), temporary_folder(home, "export") as folder:
+            yield folder
+    except BlockingIOError as error:
+        raise RepositoryError(f"another export is writing into {repository}") from error
 
 
 def measure(staged: Path) -> dict[str, Artefact]:

@@ -67,6 +67,18 @@ def encode_pair(
     return tokenizer.post_process(first, second)
 
 
+def check_vocabulary(tokenizer: Tokenizer, vocab_size: int, name: str) -> None:
+    """Prove that the network has a row for every id the tokenizer can give.
+
+    Raises:
+        UnsupportedModelError: It has not: the graph would fail on the first text with such a token.
+    """
+    if (largest := max(tokenizer.get_vocab().values())) >= vocab_size:
+        raise UnsupportedModelError(
+            f"tokenizer.json of {name} gives ids up to {largest}, but the model has {vocab_size} embeddings"
+        )
+
+
 def check_same_ids(tokenizer: Tokenizer, checkpoint: Checkpoint, pairs: Iterable[tuple[str, str]]) -> None:
     """Prove that tokenizer.json alone gives the ids that transformers gives.
 

