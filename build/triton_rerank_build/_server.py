@@ -160,7 +160,7 @@ class EmbeddedServer:
         end = os.fstat(self._log.fileno()).st_size
         text = os.pread(self._log.fileno(), LOG_TAIL_BYTES, max(0, end - LOG_TAIL_BYTES)).decode(errors="replace")
         told = [line for line in text.splitlines() if line.strip() and line[0] not in "+|"]
-        errors = [line for line in told if re.match(r"E\d{4} |error:", line)]
+        errors = [line for line in told if re.match(r"E\d{4} |error:|\[libprotobuf ERROR", line)]
         return "\n".join((errors or told)[-lines:])
 
     def __enter__(self) -> "EmbeddedServer":
