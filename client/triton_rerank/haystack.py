@@ -5,7 +5,8 @@ from triton_rerank.haystack import TritonRanker
 pipeline.add_component("ranker", TritonRanker(url="localhost:8001", top_k=5))
 pipeline.connect("retriever.documents", "ranker.documents")
 
-`pipeline.close()` and `close_async()` close its connections.
+`pipeline.close()` and `close_async()` close its connections. Haystack 3 loads a pipeline only from modules that
+it is told to trust: `Pipeline.loads(text, allowed_modules=["triton_rerank.haystack"])`.
 """
 
 from __future__ import annotations

@@ -1,0 +1,45 @@
+"""A first stage's world in ten texts: for each query the best text, and one that only shares its words."""
+
+import re
+from dataclasses import dataclass
+from zlib import crc32
+
+TEXTS = {
+    "air": "Sunlight is scattered by the molecules of the air, and blue light most of all: the sky looks blue.",
+    "ticket": "Is the Blue Sky ticket still valid?",
+    "masks": "Wearing masks and washing hands frequently can help prevent influenza.",
+    "rust": "How to prevent rust: the frame should be oiled.",
+    "museum": "The museum is open from nine to five, except on Mondays.",
+    "tokyo": "Tokyo, on the island of Honshu, is the capital of Japan and the seat of its government.",
+    "capital": "The capital of a company is the money that its owners have paid in.",
+    "bank": "The central bank raised interest rates by a quarter of a point.",
+    "手": "勤洗手、戴口罩、接种疫苗是预防流感的有效方法。",
+    "soup": "Boil the noodles for two minutes and add them to the soup.",
+}
+
+
+@dataclass(frozen=True)
+class Search:
+    query: str
+    best: str
+    trap: str
+
+
+SEARCHES = (
+    Search("Why is the sky blue?", best="air", trap="ticket"),
+    Search("how to prevent the flu", best="masks", trap="rust"),
+)
+
+
+def words(text: str) -> list[str]:
+    """Lower-case words, for embeddings that tell texts apart by the words they hold."""
+    return re.findall(r"\w+", text.lower())
+
+
+def embed(text: str, size: int = 512) -> list[float]:
+    """One component for each word that occurs, of unit length together: similar means many words in common."""
+    vector = [0.0] * size
+    for word in words(text):
+        vector[crc32(word.encode()) % size] = 1.0
+    length = sum(vector) ** 0.5
+    return [component / length for component in vector]
