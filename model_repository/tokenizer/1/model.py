@@ -33,15 +33,11 @@ class PairRequest:
 
     def __init__(self, request, limits):
         self.query_cells = text_cells(request, "query")
-        self.document_cells = text_cells(request, "document")
-        if len(self.query_cells) != len(self.document_cells):
-            raise BadRequestError(
-                f"query has {len(self.query_cells)} rows and document {len(self.document_cells)}: one of each per pair"
-            )
+        document_cells = text_cells(request, "document")
         parameters = json.loads(request.parameters() or "{}")
         self.max_length = limits.of_pair(parameters)
         self.query_max_length = limits.of_query(parameters, self.max_length)
-        self.documents = [decode(cell, "document", row) for row, cell in enumerate(self.document_cells)]
+        self.documents = [decode(cell, "document", row) for row, cell in enumerate(document_cells)]
         first_rows = {cell: self.query_cells.index(cell) for cell in dict.fromkeys(self.query_cells)}
         self.queries = {cell: decode(cell, "query", row) for cell, row in first_rows.items()}
 
@@ -213,11 +209,8 @@ def head(text, needed):
 
 
 def text_cells(request, name):
-    """The cells of a STRING tensor [num_pairs, 1] as bytes."""
-    values = pb_utils.get_input_tensor_by_name(request, name).as_numpy()
-    if values.ndim != 2 or values.shape[1] != 1 or not len(values):
-        raise BadRequestError(f"{name} must have shape [num_pairs, 1], got {list(values.shape)}")
-    return values[:, 0].tolist()
+    """The cells of a STRING tensor [num_pairs, 1] as bytes; Triton has checked the shape and that the rows match."""
+    return pb_utils.get_input_tensor_by_name(request, name).as_numpy()[:, 0].tolist()
 
 
 def decode(cell, name, row):
