@@ -13,7 +13,6 @@ from transformers import (
     XLMRobertaConfig,
     XLMRobertaForSequenceClassification,
 )
-
 from triton_rerank_build._parity_texts import PAIRS
 
 FAMILIES = ("bert", "roberta", "xlm-roberta")

@@ -57,6 +57,8 @@ def export(
         raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
     require_build_extra()
     repository = Path(repository)
+    if repository.exists() and not repository.is_dir():
+        raise RepositoryError(f"{repository} is a file, not a model repository")
     steps = Steps(6)
     with steps.step(f"finding {checkpoint}"):
         source = resolve_checkpoint(checkpoint, revision)

@@ -46,8 +46,12 @@ def download(name: str, revision: str | None) -> tuple[Path, str]:
         raise BuildError(
             f"{name} is not in the cache, and the Hugging Face hub cannot be reached; give a local folder, or `demo`"
         ) from error
-    except errors.HfHubHTTPError as error:
-        raise UnsupportedModelError(f"the Hugging Face hub refuses {name}: {_first_line(error)}") from error
+    except errors.GatedRepoError as error:
+        raise UnsupportedModelError(f"{name} is gated: ask for access on the hub, then `hf auth login`") from error
+    except errors.RepositoryNotFoundError as error:
+        raise UnsupportedModelError(f"there is no {name} on the hub, or it is private: `hf auth login`") from error
+    except errors.RevisionNotFoundError as error:
+        raise UnsupportedModelError(f"{name} has no revision {revision} on the hub") from error
     except Exception as error:  # whatever the hub's HTTP library raises when a connection breaks
         raise BuildError(f"the download of {name} broke off ({_first_line(error)}); run again to go on") from error
     return folder, folder.name

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-from tokenizers import Encoding, Tokenizer
 
 from triton_rerank_build._errors import ParityError
 from triton_rerank_build._export import uses_token_types
@@ -24,6 +23,8 @@ from triton_rerank_build._progress import bar
 from triton_rerank_build._tokenizer import encode_pair
 
 if TYPE_CHECKING:
+    from tokenizers import Encoding, Tokenizer
+
     from triton_rerank_build._graph import HfModule
 
 TOLERANCE = {"fp32": 1e-4, "fp16": 2e-2}
@@ -61,7 +62,7 @@ class Parity:
     longest: int
 
 
-def make_batches(tokenizer: Tokenizer, max_length: int, pad_id: int) -> list[Batch]:
+def make_batches(tokenizer: "Tokenizer", max_length: int, pad_id: int) -> list[Batch]:
     """The rows to compare: every text alone, all together, and lengths from 2 tokens to `max_length`."""
     pairs = [encode_pair(tokenizer, *pair) for pair in PAIRS]
     pairs = [pair if len(pair) <= max_length else _of_length(tokenizer, 0, max_length) for pair in pairs]
@@ -163,7 +164,7 @@ def count_swapped(want: npt.NDArray[np.float32], got: npt.NDArray[np.float32], t
     return int((apart & (got[:, None] <= got[None, :])).sum())
 
 
-def _of_length(tokenizer: Tokenizer, index: int, length: int) -> Encoding:
+def _of_length(tokenizer: "Tokenizer", index: int, length: int) -> "Encoding":
     """A pair of exactly `length` tokens, from texts that start at `index`."""
     query, document = PAIRS[index % len(PAIRS)]
     special = tokenizer.num_special_tokens_to_add(is_pair=True)
@@ -179,7 +180,7 @@ def _of_length(tokenizer: Tokenizer, index: int, length: int) -> Encoding:
     return encode_pair(tokenizer, query, text, length=length, query_length=query_length)
 
 
-def _pad(name: str, rows: Sequence[Encoding], pad_id: int) -> Batch:
+def _pad(name: str, rows: Sequence["Encoding"], pad_id: int) -> Batch:
     length = max(len(row) for row in rows)
     input_ids = np.full((len(rows), length), pad_id, np.int32)
     attention_mask = np.zeros((len(rows), length), np.int32)

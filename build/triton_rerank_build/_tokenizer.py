@@ -2,20 +2,23 @@
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
-
-from tokenizers import Encoding, Tokenizer
+from typing import TYPE_CHECKING, Any
 
 from triton_rerank_build._checkpoint import Checkpoint
 from triton_rerank_build._errors import ParityError, UnsupportedModelError
 
+if TYPE_CHECKING:
+    from tokenizers import Encoding, Tokenizer
 
-def load_tokenizer(checkpoint: Checkpoint) -> Tokenizer:
+
+def load_tokenizer(checkpoint: Checkpoint) -> "Tokenizer":
     """Read tokenizer.json as it stands.
 
     Raises:
         UnsupportedModelError: The file cannot be parsed.
     """
+    from tokenizers import Tokenizer
+
     path = checkpoint.folder / "tokenizer.json"
     try:
         tokenizer: Tokenizer = Tokenizer.from_file(str(path))
@@ -26,13 +29,15 @@ def load_tokenizer(checkpoint: Checkpoint) -> Tokenizer:
     return tokenizer
 
 
-def save_tokenizer(tokenizer: Tokenizer, path: Path, *, max_length: int, pad_id: int) -> None:
+def save_tokenizer(tokenizer: "Tokenizer", path: Path, *, max_length: int, pad_id: int) -> None:
     """Write a tokenizer.json that also holds both limits the server needs.
 
     They stand in the standard fields, so that the server reads one file and no second source can disagree:
     truncation.max_length is the longest pair the graph takes (of a pair only the document is cut), and
     padding.pad_id the id that fills a row.
     """
+    from tokenizers import Tokenizer
+
     prepared = Tokenizer.from_str(tokenizer.to_str())
     pad_token = prepared.id_to_token(pad_id)
     prepared.enable_truncation(max_length, strategy="only_second")
@@ -41,13 +46,13 @@ def save_tokenizer(tokenizer: Tokenizer, path: Path, *, max_length: int, pad_id:
 
 
 def encode_pair(
-    tokenizer: Tokenizer,
+    tokenizer: "Tokenizer",
     query: str,
     document: str,
     *,
     query_length: int | None = None,
     length: int | None = None,
-) -> Encoding:
+) -> "Encoding":
     """Tokens of a pair, its special tokens included.
 
     Args:
@@ -67,7 +72,7 @@ def encode_pair(
     return tokenizer.post_process(first, second)
 
 
-def check_vocabulary(tokenizer: Tokenizer, vocab_size: int, name: str) -> None:
+def check_vocabulary(tokenizer: "Tokenizer", vocab_size: int, name: str) -> None:
     """Prove that the network has a row for every id the tokenizer can give.
 
     Raises:
@@ -79,7 +84,7 @@ def check_vocabulary(tokenizer: Tokenizer, vocab_size: int, name: str) -> None:
         )
 
 
-def check_same_ids(tokenizer: Tokenizer, checkpoint: Checkpoint, pairs: Iterable[tuple[str, str]]) -> None:
+def check_same_ids(tokenizer: "Tokenizer", checkpoint: Checkpoint, pairs: Iterable[tuple[str, str]]) -> None:
     """Prove that tokenizer.json alone gives the ids that transformers gives.
 
     Raises:

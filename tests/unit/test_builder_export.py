@@ -12,7 +12,6 @@ import torch
 from tiny_models import FAMILIES, LIMIT, tiny_checkpoint
 from tokenizers import Tokenizer
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
-
 from triton_rerank_build import Manifest, export, verify
 from triton_rerank_build._parity_texts import HARD_PAIRS, PAIRS
 

@@ -6,7 +6,6 @@ import pytest
 import torch
 from tiny_models import LIMIT, tiny_checkpoint
 from transformers import AutoModelForSequenceClassification
-
 from triton_rerank_build import ParityError, UnsupportedModelError, _build, export
 from triton_rerank_build._checkpoint import resolve_checkpoint
 from triton_rerank_build._export import export_onnx, load_model

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 from tiny_models import tiny_checkpoint
-
 from triton_rerank_build import RepositoryError, export, verify
 from triton_rerank_build._repository import (
     ARTEFACTS,

@@ -4,7 +4,6 @@ import hashlib
 import zipfile
 
 import pytest
-
 from triton_rerank_build import BuildError
 from triton_rerank_build._wheels import Wheel, fetch_wheels
 
