@@ -17,11 +17,6 @@ from triton_rerank.haystack import TritonRanker
 pytestmark = pytest.mark.integration
 
 
-@pytest.fixture(autouse=True)
-def no_telemetry(monkeypatch):
-    monkeypatch.setenv("HAYSTACK_TELEMETRY_ENABLED", "False")
-
-
 @pytest.fixture
 def documents():
     return [Document(id=key, content=text, meta={"key": key}) for key, text in TEXTS.items()]
