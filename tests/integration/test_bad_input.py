@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import raw
-from triton_rerank import RerankClient
+from triton_rerank import RequestTimeoutError, RerankClient
 from tritonclient.utils import InferenceServerException
 
 OUTPUTS = ["logits", "num_tokens", "truncated"]
@@ -95,3 +95,14 @@ def test_a_bad_request_fails_alone_among_its_neighbours(server):
                 assert "not valid UTF-8" in call.exception().message()
             else:
                 assert np.abs(call.result()["logits"] - expected).max() < 0.05  # bf16
+
+
+def test_work_that_nobody_waits_for_is_dropped(server):
+    before, _ = raw.statistics(server.grpc_url, "cross_encoder")
+    with RerankClient(server.grpc_url, max_retries=0) as client:
+        with pytest.raises(RequestTimeoutError):
+            client.rerank("q", [f"{n} " + "word " * 500 for n in range(256)], timeout=0.5)
+        client.rerank("q", ["the next in line"])
+    after, _ = raw.statistics(server.grpc_url, "cross_encoder")
+    # Of the eight requests of the first call at most those of the execution under way were finished.
+    assert after - before <= 4

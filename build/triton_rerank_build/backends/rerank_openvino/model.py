@@ -9,7 +9,9 @@ Every setting is one of the `parameters` of the model's config (see model_reposi
 """
 
 import json
+import math
 import os
+import time
 from pathlib import Path
 
 import numpy as np
@@ -81,13 +83,22 @@ class TritonPythonModel:
         return [row[:length] for row, length in zip(ids, lengths, strict=True)]
 
     def score(self, requests, rows_of):
-        """Responses by place. Requests that nobody waits for any more are left out before each micro-batch."""
+        """Responses by place. Requests that nobody waits for any more are left out before each micro-batch.
+
+        A step of an ensemble is never marked as cancelled, but it carries what is left of its caller's timeout.
+        """
         outcomes = {}
+        started = time.monotonic()
+        timeouts_s = {place: requests[place].timeout() / 1e6 or math.inf for place in rows_of}
         logits = {place: np.empty((len(rows), 1), np.float32) for place, rows in rows_of.items()}
         rows = [(row, place, at) for place, rows in rows_of.items() for at, row in enumerate(rows)]
         for micro_batch in self.micro_batches(rows):
+            elapsed_s = time.monotonic() - started
             for place in {place for _, place, _ in micro_batch} - outcomes.keys():
-                if requests[place].is_cancelled():
+                if elapsed_s > timeouts_s[place]:
+                    # Triton's own words for a request that expires in the queue, so that clients know them.
+                    outcomes[place] = failure("Request timeout expired", pb_utils.TritonError.UNAVAILABLE)
+                elif requests[place].is_cancelled():
                     outcomes[place] = failure("cancelled by the caller", pb_utils.TritonError.CANCELLED)
             live = [item for item in micro_batch if item[1] not in outcomes]
             try:
