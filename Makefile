@@ -10,10 +10,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 TORCH_VERSION ?= 2.13.0
 
-.PHONY: help demo serve test lint bench clean
+.PHONY: help demo serve test lint bench loadtest clean
 
 help: ## List the targets
-	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.installed ## Build the demo reranker, serve it, rerank examples in several languages, stop
 	$(BIN)/triton-rerank-build demo
@@ -32,6 +32,10 @@ lint: $(VENV)/.installed ## Check style (ruff) and types (mypy, strict)
 
 bench: $(VENV)/.installed ## Measure throughput through Triton and the client against the same artefact in process
 	$(BIN)/python loadtest/bench.py
+
+loadtest: $(VENV)/.installed ## Load the server with Locust for 60 s and write report.html; more: LOADTEST="--help"
+	@test -f model_repository/cross_encoder/1/manifest.json || $(BIN)/triton-rerank-build export demo
+	$(BIN)/python loadtest/run.py $(LOADTEST)
 
 clean: ## Remove the virtual environment and the generated artefacts
 	git clean -fdXq .venv model_repository
