@@ -1,6 +1,7 @@
 """`export`: from a checkpoint to an installed, proved model repository."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from triton_rerank_build._checkpoint import Checkpoint, resolve_checkpoint
 from triton_rerank_build._errors import RepositoryError
@@ -18,6 +19,9 @@ from triton_rerank_build._repository import (
     staging,
     template_repository,
 )
+
+if TYPE_CHECKING:
+    from triton_rerank_build._parity import Parity
 
 _BYTES = {"fp32": 4, "fp16": 2}
 _OTHER_BYTES = 50_000_000  # tokenizer.json is the largest of the other files, 17 MB with XLM-R's 250,000 pieces
@@ -60,7 +64,7 @@ def export(
     if repository.exists() and not repository.is_dir():
         raise RepositoryError(f"{repository} is a file, not a model repository")
     steps = Steps(6)
-    with steps.step(f"finding {checkpoint}"):
+    with steps.step(f"finding the checkpoint {checkpoint}"):
         source = resolve_checkpoint(checkpoint, revision)
         length = source.resolve_max_length(max_length)
         if (present := _present(repository, source, precision, length, force)) is not None:
@@ -104,26 +108,31 @@ def _export(source: Checkpoint, repository: Path, precision: str, max_length: in
         with steps.step(f"exporting to ONNX, {precision}"):
             separator_id = tokenizer.post_process(tokenizer.encode("", add_special_tokens=False)).ids[-1]
             path = export_onnx(model, staged, precision=precision, max_length=max_length, separator_id=separator_id)
+            # Consumed: without this its name would keep what is left of it through the next steps.
             del model
             save_tokenizer(tokenizer, staged / TOKENIZER_FILE, max_length=max_length, pad_id=pad_id)
         with steps.step("comparing the graph with PyTorch"):
             parity = compare(batches, expected, graph_logits(path, batches), TOLERANCE[precision])
             logger.info("      worst difference %.2g (%s)", parity.worst_difference, parity.worst_batch)
         with steps.step(f"installing into {repository}"):
-            manifest = Manifest(
-                checkpoint=source.name,
-                revision=source.revision,
-                family=source.family,
-                precision=precision,
-                max_length=max_length,
-                opset=OPSET,
-                ir_version=IR_VERSION,
-                exporter=exporter_digest(),
-                parity=parity,
-                artefacts=measure(staged),
-                tools=tool_versions(),
-                created=now(),
-            )
+            manifest = _manifest(source, precision, max_length, parity, staged)
             complete_from_template(repository, template_repository())
             install(staged, repository, manifest)
     return manifest
+
+
+def _manifest(source: Checkpoint, precision: str, max_length: int, parity: "Parity", staged: Path) -> Manifest:
+    return Manifest(
+        checkpoint=source.name,
+        revision=source.revision,
+        family=source.family,
+        precision=precision,
+        max_length=max_length,
+        opset=OPSET,
+        ir_version=IR_VERSION,
+        exporter=exporter_digest(),
+        parity=parity,
+        artefacts=measure(staged),
+        tools=tool_versions(),
+        created=now(),
+    )

@@ -54,15 +54,10 @@ def complete_from_template(repository: Path, template: Path) -> None:
         return
     for source in sorted(path for model in _MODELS for path in (template / model).rglob("*")):
         target = repository / source.relative_to(template)
-        relative = source.relative_to(template)
-        if _is_generated(relative) or not source.is_file() or target.exists():
-            continue
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source, target)
-
-
-def _is_generated(path: Path) -> bool:
-    return path in ARTEFACTS or path in MANIFESTS or path.suffix in {".tmp", ".plan", ".pyc"} or ".tmp" in str(path)
+        # The template of a checkout may hold generated files as well.
+        if (source.suffix in {".pbtxt", ".py"} or source.name == ".gitkeep") and not target.exists():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, target)
 
 
 @contextmanager
