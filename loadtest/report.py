@@ -159,7 +159,7 @@ def draw_latency(axes: Axes, recording: Recording) -> None:
         ]
         axes.plot([at for at, _ in points], [value for _, value in points], label=f"p{percent}")
     axes.set(title="Latency of answered calls", xlabel="s", ylabel="ms", ylim=(0, None))
-    axes.legend(loc="upper left")
+    axes.legend(loc="best")
 
 
 def draw_throughput(axes: Axes, recording: Recording) -> None:
@@ -171,7 +171,7 @@ def draw_throughput(axes: Axes, recording: Recording) -> None:
     if any(failed):
         axes.plot([middle for middle, _, _ in points], failed, color="tab:red", label="failed calls/s")
     axes.set(title="Throughput", xlabel="s", ylabel="per second", ylim=(0, None))
-    axes.legend(loc="upper left")
+    axes.legend(loc="best")
 
 
 def draw_queue_and_compute(axes: Axes, recording: Recording) -> None:
@@ -184,7 +184,7 @@ def draw_queue_and_compute(axes: Axes, recording: Recording) -> None:
             values = [getattr(step, field) / step.requests / 1e6 for step in steps]
             axes.plot([step.at_s - states[0].at_s for step in steps], values, style, label=f"{model} {name}")
     axes.set(title="Mean request by part", xlabel="s", ylabel="ms", ylim=(0, None))
-    axes.legend(loc="upper left")
+    axes.legend(loc="best")
 
 
 def draw_batches(axes: Axes, recording: Recording) -> None:
@@ -204,5 +204,6 @@ def draw_sweep(axes: Axes, recordings: Sequence[Recording], best: int) -> None:
         middle = percentile(recording.latencies_ms(), 50)
         axes.annotate(f"{recording.options['num_users']}", (rate, middle), (4, -12), textcoords="offset points")
     axes.axvline(rates[best], color="tab:red", linestyle=":", label="knee")
-    axes.set(title="Throughput against latency; numbers: concurrency", xlabel="pairs/s", ylabel="ms", ylim=(0, None))
-    axes.legend(loc="upper left")
+    axes.set(title="Throughput against latency; numbers: concurrency", xlabel="pairs/s", ylabel="ms")
+    axes.set(xlim=(0, None), ylim=(0, None))
+    axes.legend(loc="best")

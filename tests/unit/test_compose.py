@@ -239,3 +239,8 @@ def test_prometheus_scrapes_the_name_and_port_of_the_servers():
 def test_the_load_test_asks_the_servers():
     host = SERVICES["loadtest"]["environment"]["LOCUST_HOST"]
     assert host == f"{SERVICES['triton']['networks']['default']['aliases'][0]}:8001"
+
+
+def test_locust_takes_its_command_line():
+    locust = [sys.executable, "-m", "locust", f"--locustfile={ROOT / 'loadtest' / 'locustfile.py'}"]
+    subprocess.run([*locust, *command("loadtest"), "--list"], check=True, capture_output=True)
