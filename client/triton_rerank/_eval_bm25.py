@@ -8,6 +8,7 @@ No stop words, no stemming. k1 = 0.9 and b = 0.4, as in BEIR's published figures
 
 from __future__ import annotations
 
+import logging
 import re
 import sys
 import unicodedata
@@ -75,6 +76,7 @@ class Bm25:
 
     def __init__(self, documents: Mapping[str, str], progress: Callable[[], object] | None = None) -> None:
         bm25s = require("bm25s")
+        logging.getLogger("bm25s").setLevel(logging.WARNING)  # it sets itself to say every step
         self._doc_ids = list(documents)
         self._places = {doc_id: place for place, doc_id in enumerate(self._doc_ids)}
         self._vocabulary: dict[str, int] = {}

@@ -1,0 +1,76 @@
+"""What a fine-tuning is told, and what its result depends on."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from triton_rerank_build._errors import BuildError
+
+LOSSES = ("bce", "mse", "ranknet", "listnet", "infonce")
+NEGATIVES = ("bm25", "model", "given")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The numbers of a training run; the defaults suit some hundred to some ten thousand queries.
+
+    Attributes:
+        loss: One of `LOSSES`.
+        negatives: Where documents to rank below the relevant one come from: "bm25", "model" (BM25's, those
+            first that the model itself scores highest), or "given" (those in the data alone).
+        num_negatives: Documents beside the relevant one in a list.
+        mining_depth: Candidates that BM25 returns for a query.
+        lora_rank: Rank of the low-rank update; 0 trains every weight.
+        learning_rate: Peak; None for 2e-4 with LoRA and 2e-5 without.
+        warmup: Share of the steps in which the learning rate rises; then it falls to 0.
+        batch_size: Lists of one step.
+        micro_batch: Lists that go through the model together.
+        max_length: Tokens of a pair; None for the checkpoint's own limit, at most 512.
+        dev_share: Share of the queries that is held out, where no held-out data is given.
+        dev_queries: Held-out queries at most.
+        eval_every: Steps between two evaluations.
+        patience: Evaluations without a gain after which training stops.
+        save_every: Steps between two saved states.
+        max_steps: Ends the training early; None for all epochs.
+        bf16: Whether products are computed in bf16; the weights stay fp32.
+    """
+
+    loss: str = "infonce"
+    negatives: str = "bm25"
+    num_negatives: int = 7
+    mining_depth: int = 50
+    lora_rank: int = 16
+    learning_rate: float | None = None
+    warmup: float = 0.06
+    weight_decay: float = 0.01
+    epochs: int = 1
+    batch_size: int = 8
+    micro_batch: int = 2
+    max_length: int | None = None
+    dev_share: float = 0.05
+    dev_queries: int = 200
+    eval_every: int = 100
+    patience: int = 5
+    save_every: int = 25
+    max_steps: int | None = None
+    bf16: bool = True
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.loss not in LOSSES:
+            raise BuildError(f"loss is {self.loss!r}; choose one of {', '.join(LOSSES)}")
+        if self.negatives not in NEGATIVES:
+            raise BuildError(f"negatives is {self.negatives!r}; choose one of {', '.join(NEGATIVES)}")
+        for name in ("num_negatives", "epochs", "batch_size", "micro_batch", "eval_every", "patience", "save_every"):
+            if getattr(self, name) < 1:
+                raise BuildError(f"{name} is {getattr(self, name)}; it must be 1 or more")
+        if self.lora_rank < 0:
+            raise BuildError(f"lora_rank is {self.lora_rank}; it must be 1 or more, or 0 to train every weight")
+
+    @property
+    def peak(self) -> float:
+        """Learning rate after the warm-up."""
+        return self.learning_rate or (2e-4 if self.lora_rank else 2e-5)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Every number, for manifests."""
+        return asdict(self) | {"learning_rate": self.peak}

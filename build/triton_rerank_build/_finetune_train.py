@@ -1,0 +1,197 @@
+"""The training loop: steps, evaluation on held-out queries, early stopping, and states to resume from."""
+
+import math
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from triton_rerank._eval_measures import measure
+
+from triton_rerank_build._errors import BuildError
+from triton_rerank_build._finetune_data import Example, TrainingList, training_list
+from triton_rerank_build._finetune_losses import ABSENT, LOSS_OF
+from triton_rerank_build._finetune_model import RankingModel
+from triton_rerank_build._finetune_settings import Settings
+from triton_rerank_build._progress import logger
+
+MEASURE = "nDCG@10"
+_DEV_NEGATIVES = 20
+_MAX_GRADIENT = 1.0
+
+
+@dataclass
+class State:
+    """Where a training is; with the weights and the optimizer all that resuming needs.
+
+    Attributes:
+        step: Steps done.
+        before: Measure of the checkpoint that training started from.
+        best: The best measure since then, and its step; None before the first evaluation.
+        bad: Evaluations since the best one.
+        history: (step, mean loss since the last evaluation, measure).
+    """
+
+    step: int = 0
+    before: float = 0.0
+    best: tuple[float, int] | None = None
+    bad: int = 0
+    history: list[tuple[int, float, float]] = field(default_factory=list)
+
+
+class Training:
+    """Trains a model; the best weights by held-out nDCG@10 are in it afterwards.
+
+    Args:
+        model: Changed in place.
+        examples: To train on.
+        dev: Held-out queries.
+        settings: How.
+        path: File of the state; a training that was broken off goes on from it.
+        signature: What the state must have been saved with.
+        on_step: Called after each step with the steps done and planned; may raise to break off.
+    """
+
+    def __init__(
+        self,
+        model: RankingModel,
+        examples: Sequence[Example],
+        dev: Sequence[Example],
+        settings: Settings,
+        path: Path,
+        signature: str,
+        on_step: Callable[[int, int], None] | None = None,
+    ) -> None:
+        self.model, self.settings = model, settings
+        self.state = State()
+        self._examples, self._dev = examples, dev
+        self._path, self._signature, self._on_step = path, signature, on_step
+        self._steps_of_epoch = math.ceil(len(examples) / settings.batch_size)
+        planned = settings.epochs * self._steps_of_epoch
+        self.num_steps = min(planned, settings.max_steps or planned)
+        self._optimizer = torch.optim.AdamW(
+            model.trainable().values(), lr=settings.peak, weight_decay=settings.weight_decay
+        )
+        self._best_weights: dict[str, Tensor] = {}
+        self._losses: list[float] = []
+
+    def run(self) -> State:
+        """Train to the end, or until nothing gets better."""
+        torch.manual_seed(self.settings.seed)
+        if self._path.exists():
+            self._load()
+            logger.info("      going on after step %d of %d", self.state.step, self.num_steps)
+        else:
+            self.state.before = evaluate(self.model, self._dev)
+            logger.info(
+                "      %s of the checkpoint on %d held-out queries %.4f", MEASURE, len(self._dev), self.state.before
+            )
+        self.model.network.train()
+        while self.state.step < self.num_steps and self.state.bad < self.settings.patience:
+            self._step()
+            if self.state.step % self.settings.eval_every == 0 or self.state.step == self.num_steps:
+                self._evaluate()
+            if self.state.step % self.settings.save_every == 0 or self.state.step == self.num_steps:
+                self._save()
+            if self._on_step is not None:
+                self._on_step(self.state.step, self.num_steps)
+        self.model.load_trainable(self._best_weights)
+        return self.state
+
+    def _step(self) -> None:
+        for group in self._optimizer.param_groups:
+            group["lr"] = self.settings.peak * schedule(self.state.step, self.num_steps, self.settings.warmup)
+        lists = self._lists(self.state.step)
+        lists.sort(key=lambda item: sum(map(len, item.documents)))  # similar lengths together: little padding
+        total = 0.0
+        for start in range(0, len(lists), self.settings.micro_batch):
+            part = lists[start : start + self.settings.micro_batch]
+            logits, relevances = forward(self.model, part)
+            loss = LOSS_OF[self.settings.loss](logits, relevances) * (len(part) / len(lists))
+            loss.backward()  # type: ignore[no-untyped-call]
+            total += loss.item()
+        torch.nn.utils.clip_grad_norm_(self.model.trainable().values(), _MAX_GRADIENT)
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        self._losses.append(total)
+        self.state.step += 1
+
+    def _lists(self, step: int) -> list[TrainingList]:
+        """The lists of a step: the same whether training was broken off before it or not."""
+        epoch, place = divmod(step, self._steps_of_epoch)
+        order = list(range(len(self._examples)))
+        random.Random(f"{self.settings.seed} {epoch}").shuffle(order)
+        chosen = order[place * self.settings.batch_size : (place + 1) * self.settings.batch_size]
+        chance = random.Random(f"{self.settings.seed} step {step}")
+        return [training_list(self._examples[index], self.settings.num_negatives, chance) for index in chosen]
+
+    def _evaluate(self) -> None:
+        value, state = evaluate(self.model, self._dev), self.state
+        loss = sum(self._losses) / max(1, len(self._losses))
+        self._losses.clear()
+        state.history.append((state.step, loss, value))
+        if state.best is None or value > state.best[0]:
+            state.best, state.bad = (value, state.step), 0
+            self._best_weights = {name: tensor.detach().clone() for name, tensor in self.model.trainable().items()}
+        else:
+            state.bad += 1
+        logger.info("      step %d of %d: loss %.4f, %s %.4f", state.step, self.num_steps, loss, MEASURE, value)
+
+    def _save(self) -> None:
+        content = {
+            "signature": self._signature,
+            "state": vars(self.state),
+            "losses": self._losses,
+            "weights": {name: tensor.detach() for name, tensor in self.model.trainable().items()},
+            "best_weights": self._best_weights,
+            "optimizer": self._optimizer.state_dict(),
+            "random": torch.get_rng_state(),
+        }
+        temporary = self._path.with_suffix(".tmp")
+        torch.save(content, temporary)
+        temporary.replace(self._path)
+
+    def _load(self) -> None:
+        content: dict[str, Any] = torch.load(self._path, map_location=self.model.device, weights_only=True)
+        if content["signature"] != self._signature:
+            raise BuildError(
+                f"{self._path} was saved by a training with other data or settings; delete its folder or choose another"
+            )
+        self.state = State(**content["state"])
+        self._losses, self._best_weights = content["losses"], content["best_weights"]
+        self.model.load_trainable(content["weights"])
+        self._optimizer.load_state_dict(content["optimizer"])
+        torch.set_rng_state(content["random"].cpu())
+
+
+def schedule(step: int, num_steps: int, warmup: float) -> float:
+    """Share of the peak learning rate: up in the first `warmup` of the steps, then down to 0."""
+    rising = max(1, round(num_steps * warmup))
+    return min((step + 1) / rising, (num_steps - step) / max(1, num_steps - rising + 1))
+
+
+def forward(model: RankingModel, lists: Sequence[TrainingList]) -> tuple[Tensor, Tensor]:
+    """Logits and relevances, [num_lists, list_length] fp32; places without a document have relevance `ABSENT`."""
+    longest = max(len(item.documents) for item in lists)
+    logits = iter(model.logits([(item.query, document) for item in lists for document in item.documents]))
+    zero = torch.zeros((), device=model.device)
+    rows = [[next(logits) for _ in item.documents] for item in lists]
+    padded = torch.stack([torch.stack([*row, *[zero] * (longest - len(row))]) for row in rows])
+    relevances = [[*item.relevances, *[ABSENT] * (longest - len(item.relevances))] for item in lists]
+    return padded, torch.tensor(relevances, device=model.device)
+
+
+def evaluate(model: RankingModel, dev: Sequence[Example]) -> float:
+    """Mean nDCG@10 of the model over each query's relevant documents and its first negatives."""
+    documents = [[*(text for text, _ in example.relevant), *example.negatives[:_DEV_NEGATIVES]] for example in dev]
+    pairs = [(example.query, text) for example, texts in zip(dev, documents, strict=True) for text in texts]
+    logits: Iterator[float] = iter(model.score(pairs))
+    run = {f"q{place}": {f"d{i}": next(logits) for i in range(len(texts))} for place, texts in enumerate(documents)}
+    qrels = {
+        f"q{place}": {f"d{i}": math.ceil(relevance) for i, (_, relevance) in enumerate(example.relevant)}
+        for place, example in enumerate(dev)
+    }
+    return measure([MEASURE], qrels, run).mean[MEASURE]
