@@ -13,7 +13,7 @@ best by nDCG@10; the folder it writes is a checkpoint for `export`.
 """
 _EPILOG = """\
 data:
-  a BEIR folder       queries.jsonl, corpus.jsonl, qrels/train.tsv or qrels.tsv
+  a BEIR folder       queries.jsonl, corpus.jsonl, qrels/train.tsv (--dev: qrels/dev.tsv) or qrels.tsv
   a file .jsonl       {"query": "...", "positive": ["..."], "negatives": ["...", "..."]} a line
 
 examples:

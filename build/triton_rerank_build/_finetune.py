@@ -87,7 +87,7 @@ def finetune(
     with steps.step("mining negatives"):
         if settings.negatives == "model":
             train = _mine(model, train, work)
-    digests = data.digests([*data_paths, *dev_paths])
+    digests = data.digests(data_paths) | data.digests(dev_paths, "dev")
     with steps.step(f"training on {model.device}"):
         signature = sha256_texts([found.revision, json.dumps([settings.as_dict(), digests])])
         state = Training(model, train, dev, settings, work / "state.pt", signature, on_step).run()
@@ -118,7 +118,7 @@ def _examples(
     train = data.load(data_paths, settings.negatives, settings.mining_depth)
     if not dev_paths:
         return data.split(train, settings.dev_share, settings.dev_queries, settings.seed)
-    dev = data.load(dev_paths, settings.negatives, settings.mining_depth)
+    dev = data.load(dev_paths, settings.negatives, settings.mining_depth, "dev")
     return train, dev[: settings.dev_queries]
 
 

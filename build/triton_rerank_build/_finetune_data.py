@@ -49,14 +49,15 @@ class TrainingList:
     relevances: tuple[float, ...]
 
 
-def load(paths: Sequence[Path], negatives: str, depth: int) -> list[Example]:
+def load(paths: Sequence[Path], negatives: str, depth: int, split: str = "train") -> list[Example]:
     """Read all sources.
 
     Args:
-        paths: BEIR folders (queries.jsonl, corpus.jsonl, qrels.tsv or qrels/train.tsv), and files of JSON
+        paths: BEIR folders (queries.jsonl, corpus.jsonl, qrels/SPLIT.tsv or qrels.tsv), and files of JSON
             lines: "query", "positive" and "negatives", a text or a list of texts.
         negatives: As in `Settings`; BM25 looks for them in a folder's corpus.
         depth: Candidates that BM25 returns for a query.
+        split: Of the judgements, "train" or "dev", where a folder has several.
 
     Raises:
         BuildError: A line is bad, named with file and number; or nothing is left to train on.
@@ -64,7 +65,7 @@ def load(paths: Sequence[Path], negatives: str, depth: int) -> list[Example]:
     examples: list[Example] = []
     try:
         for path in paths:
-            examples += _from_beir(path, negatives, depth) if path.is_dir() else _from_json_lines(path)
+            examples += _from_beir(path, split, negatives, depth) if path.is_dir() else _from_json_lines(path)
     except RerankError as error:
         raise BuildError(str(error)) from error
     except OSError as error:
@@ -119,21 +120,21 @@ def training_list(example: Example, num_negatives: int, chance: random.Random) -
     return TrainingList(example.query, (document, *others), (relevance, *[0.0] * len(others)))
 
 
-def digests(paths: Sequence[Path]) -> dict[str, str]:
+def digests(paths: Sequence[Path], split: str = "train") -> dict[str, str]:
     """sha256 of every data file."""
-    files = [file for path in paths for file in (_beir(path) if path.is_dir() else [path])]
+    files = [file for path in paths for file in (_beir(path, split) if path.is_dir() else [path])]
     return {f"{file.parent.name}/{file.name}": sha256_file(file) for file in files}
 
 
-def _beir(folder: Path) -> list[Path]:
-    qrels = next((path for path in (folder / "qrels" / "train.tsv", folder / "qrels.tsv") if path.is_file()), None)
+def _beir(folder: Path, split: str) -> list[Path]:
+    qrels = next((path for path in (folder / "qrels" / f"{split}.tsv", folder / "qrels.tsv") if path.is_file()), None)
     if qrels is None:
-        raise BuildError(f"{folder}: neither qrels/train.tsv nor qrels.tsv")
+        raise BuildError(f"{folder}: neither qrels/{split}.tsv nor qrels.tsv")
     return [folder / "queries.jsonl", folder / "corpus.jsonl", qrels]
 
 
-def _from_beir(folder: Path, negatives: str, depth: int) -> Iterable[Example]:
-    queries, corpus, qrels = _beir(folder)
+def _from_beir(folder: Path, split: str, negatives: str, depth: int) -> Iterable[Example]:
+    queries, corpus, qrels = _beir(folder, split)
     collection = load_files(Files(queries, (corpus,), qrels), None)
     documents = collection.documents
     index = None if negatives == "given" else Bm25(documents)

@@ -127,6 +127,17 @@ def test_given_negatives_are_the_judged_ones(beir):
     assert [example.negatives for example in data.load([beir], "given", 10)] == [("no",)]
 
 
+def test_a_folder_with_splits_is_held_out_by_its_own(beir):
+    (beir / "qrels").mkdir()
+    (beir / "qrels.tsv").rename(beir / "qrels" / "train.tsv")
+    (beir / "qrels" / "dev.tsv").write_text("q2\td1\t1\n")
+    assert [example.query for example in data.load([beir], "bm25", 10, "dev")] == ["cats"]
+    assert len(data.load([beir], "bm25", 10)) == 2
+    (beir / "qrels" / "dev.tsv").unlink()
+    with pytest.raises(BuildError, match=r"neither qrels/dev.tsv nor qrels.tsv"):
+        data.load([beir], "bm25", 10, "dev")
+
+
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
