@@ -65,7 +65,9 @@ def add_arguments(parser: argparse.ArgumentParser, connect: Callable[[argparse.N
     data.add_argument("--corpus", type=Path, metavar="FILE", nargs="+")
     data.add_argument("--qrels", type=Path, metavar="FILE")
     data.add_argument("--reranking", type=Path, metavar="FILE", help="queries with their own documents, as in C-MTEB")
-    data.add_argument("--max-queries", type=_positive, metavar="N", help="the first N judged queries (all)")
+    data.add_argument(
+        "--max-queries", type=_positive, metavar="N", help="a sample of N judged queries, the same each time (all)"
+    )
     first = parser.add_argument_group("first stage")
     first.add_argument("--run", type=Path, metavar="FILE", dest="run_file", help="a run to rerank (BM25)")
     first.add_argument(

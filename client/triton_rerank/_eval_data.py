@@ -10,10 +10,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +63,7 @@ def beir_files(folder: Path, split: str) -> Files:
 
 
 def load_queries(path: Path, qrels: Qrels, max_queries: int | None) -> tuple[dict[str, str], Qrels]:
-    """The judged queries in the order of the file, the first `max_queries` of them, and their judgements.
+    """The judged queries in the order of the file, or a sample of `max_queries` of them, and their judgements.
 
     Raises:
         InvalidRequestError: A line is bad, or a judged query is not in the file.
@@ -75,8 +74,17 @@ def load_queries(path: Path, qrels: Qrels, max_queries: int | None) -> tuple[dic
         raise InvalidRequestError(
             f"{path}: lacks {len(missing)} of {len(qrels)} judged queries, the first is {missing[0]}"
         )
-    chosen = dict(islice(((query_id, text) for query_id, text in texts.items() if query_id in qrels), max_queries))
+    sampled = sample((query_id for query_id in texts if query_id in qrels), max_queries)
+    chosen = {query_id: text for query_id, text in texts.items() if query_id in sampled}
     return chosen, {query_id: qrels[query_id] for query_id in chosen}
+
+
+def sample(query_ids: Iterable[str], count: int | None) -> set[str]:
+    """`count` of the ids, the same ones each time; all if None.
+
+    Not the first ones: neighbours in a file often share a document. A larger sample holds every smaller one.
+    """
+    return set(sorted(query_ids, key=lambda query_id: (_digest(query_id), query_id))[:count])
 
 
 def read_queries(path: Path) -> dict[str, str]:
@@ -128,7 +136,7 @@ def load_files(files: Files, max_queries: int | None, wanted: Container[str] | N
 
     Args:
         files: Where they are.
-        max_queries: Take the first so many judged queries; all if None.
+        max_queries: Take a sample of so many judged queries; all if None.
         wanted: Ids of documents to keep; all if None.
 
     Raises:
@@ -150,14 +158,13 @@ def load_reranking(path: Path, max_queries: int | None) -> Collection:
     queries: dict[str, str] = {}
     documents: dict[str, str] = {}
     qrels: Qrels = {}
+    sampled = None if max_queries is None else sample(_usable(path), max_queries)
     for line in read_lines(path):
-        if max_queries is not None and len(queries) == max_queries:
-            break
         fields = line.json_object()
         relevant, others = (_texts(line, fields, name) for name in ("positive", "negative"))
-        if not relevant or not others:
-            continue
         query_id = f"q{line.number}"
+        if not relevant or not others or (sampled is not None and query_id not in sampled):
+            continue
         queries[query_id] = line.field(fields, "query")
         judged = dict.fromkeys(map(_digest, others), 0) | dict.fromkeys(map(_digest, relevant), 1)
         qrels[query_id] = judged
@@ -179,6 +186,14 @@ def check_documents(documents: Container[str], candidates: Iterable[tuple[str, I
                 raise InvalidRequestError(
                     f"{source}: names document {doc_id} for query {query_id}, which the corpus does not hold"
                 )
+
+
+def _usable(path: Path) -> Iterator[str]:
+    """Ids of the queries that have both relevant and other documents."""
+    for line in read_lines(path):
+        fields = line.json_object()
+        if _texts(line, fields, "positive") and _texts(line, fields, "negative"):
+            yield f"q{line.number}"
 
 
 def _texts(line: Line, fields: dict[str, Any], name: str) -> list[str]:

@@ -6,7 +6,7 @@ import json
 import pytest
 from triton_rerank import InvalidRequestError
 from triton_rerank._eval_bm25 import Bm25, tokenize
-from triton_rerank._eval_data import Files, beir_files, load_files, load_reranking, read_corpus, read_queries
+from triton_rerank._eval_data import Files, beir_files, load_files, load_reranking, read_corpus, read_queries, sample
 
 
 def write_json_lines(path, *objects):
@@ -44,10 +44,19 @@ def test_ms_marco(tmp_path):
     files.queries.write_text("1048585\twhat is paula deen's brother\n2\t Androgen receptor define\n")
     files.corpus[0].write_text("0\tThe presence of communication\n1\tThe Manhattan\tProject\n")
     files.qrels.write_text("1048585\t0\t1\t1\n2\t0\t0\t1\n")
-    collection = load_files(files, max_queries=1, wanted={"1"})
-    assert collection.queries == {"1048585": "what is paula deen's brother"}
+    collection = load_files(files, None, wanted={"1"})
+    assert next(iter(collection.queries.items())) == ("1048585", "what is paula deen's brother")
     assert collection.documents == {"1": "The Manhattan\tProject"}
-    assert collection.qrels == {"1048585": {"1": 1}}
+    assert collection.qrels == {"1048585": {"1": 1}, "2": {"0": 1}}
+    assert len(load_files(files, max_queries=1).queries) == 1
+
+
+def test_a_larger_sample_holds_the_smaller_one_and_is_not_the_head_of_the_file():
+    ids = [f"q{number}" for number in range(1000)]
+    small, large = sample(ids, 10), sample(ids, 100)
+    assert len(small) == 10
+    assert small < large < sample(ids, None) == set(ids)
+    assert sum(int(query_id[1:]) for query_id in large) / 100 == pytest.approx(500, abs=100)
 
 
 def test_miracl_in_parts_and_gzipped(tmp_path):
@@ -76,6 +85,7 @@ def test_c_mteb_reranking(tmp_path):
     assert sorted(collection.documents.values()) == sorted(["好", "坏", "差"])
     assert sorted(collection.qrels["q1"].values()) == [0, 0, 1]
     assert set(collection.candidates["q3"]) == set(collection.qrels["q3"])
+    assert len(load_reranking(path, 1).queries) == 1
 
 
 @pytest.mark.parametrize(
