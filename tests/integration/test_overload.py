@@ -6,6 +6,7 @@ import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
+import grpc
 import pytest
 from conftest import lay_out
 from deployment import ROOT, server_options
@@ -13,7 +14,7 @@ from google.protobuf import text_format
 from monitors import Prometheus, counter, wait_until
 from triton_rerank import InvalidRequestError, RerankClient, RerankError, ServerOverloadedError
 from triton_rerank_build import EmbeddedServer
-from tritonclient.grpc import model_config_pb2
+from tritonclient.grpc import model_config_pb2, service_pb2, service_pb2_grpc
 
 DOCUMENTS = ["Washing your hands often is what helps most against the flu. " * 4] * 32
 FAILURE = "nv_inference_request_failure"
@@ -140,3 +141,34 @@ def test_refusals_are_counted_by_the_ensemble_alone(narrow):
         client.rerank("flu", ["one document"], max_length=1)
     assert failures("reranker")[3] == before + 2 * refused + 2
     assert failures("tokenizer") == failures("cross_encoder") == [0, 0, 0, 0]
+
+
+def test_priorities_pass_through_the_ensemble(demo_artefacts, tmp_path):
+    # Not switched on as shipped: it takes priority_levels in both models, and a client that says its priority.
+    repository = lay_out(tmp_path / "repository", demo_artefacts)
+    for path in (repository / TOKENIZER, repository / CROSS_ENCODER):
+        config = text_format.Parse(path.read_text(), model_config_pb2.ModelConfig())
+        config.dynamic_batching.priority_levels = 2
+        config.dynamic_batching.default_priority_level = 2
+        path.write_text(text_format.MessageToString(config))
+
+    def request(priority):
+        message = service_pb2.ModelInferRequest(model_name="reranker")
+        for name, text in (("query", "flu"), ("document", DOCUMENTS[0])):
+            cells = message.inputs.add(name=name, datatype="BYTES", shape=(32, 1)).contents
+            cells.bytes_contents.extend([text.encode()] * 32)
+        if priority:
+            message.parameters["priority"].uint64_param = priority
+        return message
+
+    finished = []
+    with EmbeddedServer(repository) as server, grpc.insecure_channel(server.grpc_url) as channel:
+        stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+        futures = [stub.ModelInfer.future(request(priority)) for priority in [0] * 20 + [1]]
+        for place, future in enumerate(futures):
+            future.add_done_callback(lambda _, place=place: finished.append(place))
+        for future in futures:
+            future.result()
+        wait_until(lambda: len(finished) == 21)
+    # Sent last, answered after what was being computed already: before most of those that were waiting.
+    assert finished.index(20) < 12
