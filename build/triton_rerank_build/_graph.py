@@ -142,6 +142,8 @@ class Layer(nn.Module):
     def _attend(self, rows: Tensor, context: Tensor, bias: Tensor) -> Tensor:
         query, key = self._heads(self.query(rows)), self._heads(self.key(context))
         value = self._heads(self.value(context))
+        # Spelled out, not scaled_dot_product_attention: OpenVINO fuses both, equally fast at 16 x 128 and 8 x 512 in
+        # fp32 and bf16, while torch exports the latter with shape arithmetic that grows the graph by a third.
         # Scaled before the product: at fp16 the product itself must stay in range.
         scores = torch.matmul(query * query.shape[-1] ** -0.5, key.transpose(-1, -2)).float() + bias
         weights = torch.softmax(scores, dim=-1).to(self.dtype)

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from triton_rerank_build._errors import ParityError
 from triton_rerank_build._export import uses_token_types
-from triton_rerank_build._parity_texts import PAIRS
+from triton_rerank_build._parity_texts import HARD_PAIRS, PAIRS
 from triton_rerank_build._progress import bar
 from triton_rerank_build._tokenizer import encode_pair
 
@@ -64,7 +64,7 @@ class Parity:
 
 def make_batches(tokenizer: "Tokenizer", max_length: int, pad_id: int) -> list[Batch]:
     """The rows to compare: every text alone, all together, and lengths from 2 tokens to `max_length`."""
-    pairs = [encode_pair(tokenizer, *pair) for pair in PAIRS]
+    pairs = [encode_pair(tokenizer, *pair) for pair in (*PAIRS, *HARD_PAIRS)]
     pairs = [pair if len(pair) <= max_length else _of_length(tokenizer, 0, max_length) for pair in pairs]
     batches = [_pad(f"pair {index} alone", [pair], pad_id) for index, pair in enumerate(pairs)]
     batches.append(_pad("all pairs in one padded batch", pairs, pad_id))

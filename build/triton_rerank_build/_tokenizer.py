@@ -35,11 +35,15 @@ def save_tokenizer(tokenizer: "Tokenizer", path: Path, *, max_length: int, pad_i
     They stand in the standard fields, so that the server reads one file and no second source can disagree:
     truncation.max_length is the longest pair the graph takes (of a pair only the document is cut), and
     padding.pad_id the id that fills a row.
+
+    Raises:
+        UnsupportedModelError: The tokenizer has no such token.
     """
     from tokenizers import Tokenizer
 
     prepared = Tokenizer.from_str(tokenizer.to_str())
-    pad_token = prepared.id_to_token(pad_id)
+    if (pad_token := prepared.id_to_token(pad_id)) is None:
+        raise UnsupportedModelError(f"tokenizer.json has no token with the padding id {pad_id} of config.json")
     prepared.enable_truncation(max_length, strategy="only_second")
     prepared.enable_padding(pad_id=pad_id, pad_token=pad_token)
     prepared.save(str(path))
