@@ -12,7 +12,6 @@ _BUILD_MODULES = (
     "onnxscript",
     "openvino",
     "peft",
-    "psutil",
     "safetensors",
     "tokenizers",
     "torch",
