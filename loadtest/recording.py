@@ -88,9 +88,22 @@ class Recording:
 
 def difference(first: ModelState, last: ModelState) -> ModelState:
     """The totals between two states; the moment is the last one's."""
-    counts = [after - before for before, after in zip(first[2:8], last[2:8], strict=True)]
+
+    def grown(field: str) -> int:
+        return int(getattr(last, field) - getattr(first, field))
+
     batches = {size: count - first.batches.get(size, 0) for size, count in last.batches.items()}
-    return ModelState(last.model, last.at_s, *counts, {size: count for size, count in batches.items() if count})
+    return ModelState(
+        model=last.model,
+        at_s=last.at_s,
+        requests=grown("requests"),
+        failures=grown("failures"),
+        pairs=grown("pairs"),
+        executions=grown("executions"),
+        queue_ns=grown("queue_ns"),
+        compute_ns=grown("compute_ns"),
+        batches={size: count for size, count in batches.items() if count},
+    )
 
 
 def percentile(ascending: Sequence[float], percent: float) -> float:
