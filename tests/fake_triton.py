@@ -126,6 +126,8 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
                 config.ensemble_scheduling.step.add(model_name=name)
         elif request.name == "tokenizer":
             config.dynamic_batching.default_queue_policy.max_queue_size = 100
+        elif request.name == "cross_encoder":
+            config.backend = "rerank_openvino"
         else:
             context.abort(grpc.StatusCode.NOT_FOUND, f"Request for unknown model: '{request.name}' is not found")
         return service_pb2.ModelConfigResponse(config=config)

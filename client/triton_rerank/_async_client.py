@@ -171,10 +171,10 @@ class AsyncRerankClient(BaseClient):
         if self._config is None:
             self._config = (await self._ask_one(self._wire.config_request(self.model), call)).config
         if lengths and self._info is None:
-            tokenizer = self._wire.tokenizer_of(self._config)
-            config = (await self._ask_one(self._wire.config_request(tokenizer), call)).config
-            about = await self._ask_one(self._info_request(tokenizer), call)
-            self._info = self._model_info(about, config)
+            steps = self._wire.steps_of(self._config)
+            configs = [(await self._ask_one(self._wire.config_request(step), call)).config for step in steps]
+            about = await self._ask_one(self._info_request(steps[0]), call)
+            self._info = self._model_info(about, configs)
 
     async def _ask_one(self, request: Request, call: Call) -> Message:
         async with aclosing(self._ask([request], call)) as answers:

@@ -30,6 +30,8 @@ logger = logging.getLogger("triton_rerank")
 
 READY_PAIR = ("ready", "ready")
 
+_RUNTIMES = {"rerank_openvino": "openvino"}  # elsewhere Triton's backend is called as its runtime is
+
 
 class Job(Protocol):
     """What a call computes: rounds of rows, until there are none."""
@@ -222,13 +224,20 @@ class BaseClient:
             raise RuntimeError("model_info was read before it was asked for")
         return self._info
 
-    def _model_info(self, about: Message, tokenizer_config: Message) -> ModelInfo:
+    def _model_info(self, about: Message, configs: Sequence[Message]) -> ModelInfo:
         said = read_json(about, "model_info")
-        return model_info(self.model, said, self._config.max_batch_size, tokenizer_config)
+        return model_info(self.model, said, self._config.max_batch_size, configs)
 
 
-def model_info(model: str, said: Mapping[str, Any], max_batch_size: int, tokenizer_config: Message) -> ModelInfo:
-    """What the server says, each value only where it has the type that is promised."""
+def model_info(model: str, said: Mapping[str, Any], max_batch_size: int, configs: Sequence[Message]) -> ModelInfo:
+    """What the server says, each value only where it has the type that is promised.
+
+    Args:
+        model: Name of the ensemble.
+        said: The tokenizer's output `model_info`.
+        max_batch_size: Of the ensemble.
+        configs: Of the ensemble's steps, the tokenizer's first and that of the model that scores last.
+    """
 
     def text(name: str) -> str | None:
         value = said.get(name)
@@ -238,13 +247,14 @@ def model_info(model: str, said: Mapping[str, Any], max_batch_size: int, tokeniz
         value = said.get(name)
         return value if isinstance(value, int) else None
 
-    queue = tokenizer_config.dynamic_batching.default_queue_policy.max_queue_size
+    queue = configs[0].dynamic_batching.default_queue_policy.max_queue_size
+    backend = configs[-1].backend
     return ModelInfo(
         model=model,
         checkpoint=text("checkpoint"),
         revision=text("revision"),
         precision=text("precision"),
-        runtime=text("runtime"),
+        runtime=_RUNTIMES.get(backend, backend) or None,
         max_length=number("max_length"),
         default_max_length=number("default_max_length"),
         max_batch_size=max_batch_size,

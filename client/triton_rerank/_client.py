@@ -245,10 +245,10 @@ class RerankClient(BaseClient):
         if self._config is None:
             self._config = self._ask_one(self._wire.config_request(self.model), call).config
         if lengths and self._info is None:
-            tokenizer = self._wire.tokenizer_of(self._config)
-            config = self._ask_one(self._wire.config_request(tokenizer), call).config
-            about = self._ask_one(self._info_request(tokenizer), call)
-            self._info = self._model_info(about, config)
+            steps = self._wire.steps_of(self._config)
+            configs = [self._ask_one(self._wire.config_request(step), call).config for step in steps]
+            about = self._ask_one(self._info_request(steps[0]), call)
+            self._info = self._model_info(about, configs)
 
     def _ask_one(self, request: Request, call: Call) -> Message:
         return next(response for _, response in self._ask([request], call))

@@ -133,6 +133,7 @@ class ModelInfo:
     revision: str | None
     precision: str | None
     runtime: str | None
+    """onnxruntime, tensorrt or openvino; the name of the backend if it is another."""
     max_length: int | None
     """Tokens of a pair that the checkpoint can take: the upper limit of a call's `max_length`."""
     default_max_length: int | None

@@ -88,8 +88,8 @@ def error_from_rpc(error: Rpc, server: str) -> RerankError:
     return error_from_status(error.code().name, error.details(), server)
 
 
-def tokenizer_of(config: Message) -> str:
-    """Name of the ensemble's first step.
+def steps_of(config: Message) -> list[str]:
+    """Names of the ensemble's models: first the tokenizer, last the one that scores.
 
     Raises:
         UnexpectedResponseError: The model is no ensemble.
@@ -97,4 +97,4 @@ def tokenizer_of(config: Message) -> str:
     steps = config.ensemble_scheduling.step
     if not steps:
         raise UnexpectedResponseError(f"model {config.name!r} is no ensemble, so it names no tokenizer")
-    return str(steps[0].model_name)
+    return [str(step.model_name) for step in steps]

@@ -9,7 +9,6 @@ import raw
 import torch
 from texts import DOCUMENTS, PAIRS, QUERIES
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
-
 from triton_rerank import RerankClient
 from triton_rerank_build._demo import demo_checkpoint
 from triton_rerank_build._examples import EXAMPLES

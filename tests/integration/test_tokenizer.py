@@ -7,9 +7,8 @@ import pytest
 import raw
 from texts import PAIRS
 from transformers import AutoTokenizer
-from tritonclient.utils import InferenceServerException
-
 from triton_rerank_build._demo import demo_checkpoint
+from tritonclient.utils import InferenceServerException
 
 SENTENCE = "The quick brown fox jumps over the lazy dog while 深度学习 и книги لا تنتهي。"
 HARD = [
@@ -44,9 +43,7 @@ def reference(oracle, query, document, max_length=512, query_max_length=None):
 
 
 def ids_of(answer):
-    return [
-        row[: mask.sum()].tolist() for row, mask in zip(answer["input_ids"], answer["attention_mask"], strict=True)
-    ]
+    return [row[: mask.sum()].tolist() for row, mask in zip(answer["input_ids"], answer["attention_mask"], strict=True)]
 
 
 @pytest.mark.parametrize("limits", [{}, {"max_length": 64}, {"max_length": 100, "query_max_length": 20}])

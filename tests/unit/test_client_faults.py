@@ -206,7 +206,7 @@ def test_rerank_many_ends_with_the_first_failure(client, server):
 def test_model_info(client, server):
     info = client.model_info()
     assert (info.checkpoint, info.precision, info.max_length, info.default_max_length) == ("fake", "fp32", 8192, 512)
-    assert (info.max_batch_size, info.max_queue_size) == (64, 100)
+    assert (info.max_batch_size, info.max_queue_size, info.runtime) == (64, 100, "openvino")
     assert client.model_info() is info
 
 
