@@ -16,6 +16,7 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
+
 from in_process import BUDGETS, InProcessReranker
 from shapes import SHAPES, random_checkpoint
 from triton_rerank import RerankClient

@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
+
 from triton_rerank import AsyncRerankClient, RerankClient, _wire
 from triton_rerank._prepare import Limits
 from triton_rerank._rerank_job import RerankJob, RerankOptions

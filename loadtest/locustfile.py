@@ -17,6 +17,7 @@ from locust import User, events, tag, task
 from locust.argument_parser import LocustArgumentParser
 from locust.env import Environment
 from locust.runners import MasterRunner, WorkerRunner
+
 from recording import Call, Recording, broken_thresholds, percentile
 from triton_rerank import RerankClient, RerankError
 from triton_statistics import Statistics

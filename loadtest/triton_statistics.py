@@ -3,8 +3,9 @@
 import time
 
 import grpc
-from recording import ModelState
 from tritonclient.grpc import service_pb2, service_pb2_grpc
+
+from recording import ModelState
 
 
 class Statistics:

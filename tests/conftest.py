@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from triton_rerank_build import EmbeddedServer, export
 from triton_rerank_build._demo import demo_revision
 from triton_rerank_build._files import cache_folder

@@ -18,11 +18,12 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import grpc
+from tritonclient.grpc import model_config_pb2, service_pb2, service_pb2_grpc
+
 from triton_rerank import _wire
 from triton_rerank._prepare import Limits
 from triton_rerank._rerank_job import RerankJob, RerankOptions
 from triton_rerank._response import read_scores
-from tritonclient.grpc import model_config_pb2, service_pb2, service_pb2_grpc
 
 Fault = Callable[[Any, Any], Any]
 """Takes the request and the gRPC context; aborts, sleeps, or returns a response in place of the usual one."""

@@ -12,6 +12,7 @@ import urllib.request
 
 import pytest
 import yaml
+
 from deployment import RULES
 from triton_rerank_build._server import free_ports
 

@@ -13,6 +13,7 @@ from transformers import (
     XLMRobertaConfig,
     XLMRobertaForSequenceClassification,
 )
+
 from triton_rerank_build._parity_texts import PAIRS
 
 FAMILIES = ("bert", "roberta", "xlm-roberta")

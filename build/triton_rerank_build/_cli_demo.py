@@ -22,7 +22,6 @@ def run(args: argparse.Namespace) -> int:
     """Export, serve, rerank, stop."""
     from triton_rerank import RerankClient
     from triton_rerank._cli_output import print_table
-
     from triton_rerank_build._build import export
     from triton_rerank_build._examples import EXAMPLES
     from triton_rerank_build._progress import logger

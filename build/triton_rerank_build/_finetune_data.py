@@ -10,7 +10,6 @@ from triton_rerank import RerankError
 from triton_rerank._eval_bm25 import Bm25
 from triton_rerank._eval_data import Files, load_files
 from triton_rerank._eval_files import Line, read_lines
-
 from triton_rerank_build._errors import BuildError
 from triton_rerank_build._files import sha256_file
 from triton_rerank_build._progress import bar

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from triton_rerank._eval_measures import measure
 
+from triton_rerank._eval_measures import measure
 from triton_rerank_build._errors import BuildError
 from triton_rerank_build._finetune_data import Example, TrainingList, training_list
 from triton_rerank_build._finetune_losses import ABSENT, LOSS_OF

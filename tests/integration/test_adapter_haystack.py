@@ -10,6 +10,7 @@ from haystack import Document, Pipeline
 from haystack.components.retrievers.in_memory import InMemoryBM25Retriever
 from haystack.document_stores.in_memory import InMemoryDocumentStore
 from haystack.utils import Secret
+
 from small_corpus import SEARCHES, TEXTS
 from triton_rerank import TLS, InvalidRequestError, ModelNotFoundError, RerankClient
 from triton_rerank.haystack import TritonRanker

@@ -10,6 +10,7 @@ from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.documents import BaseDocumentCompressor, Document
 from langchain_core.embeddings import Embeddings
 from langchain_core.vectorstores import InMemoryVectorStore
+
 from small_corpus import SEARCHES, TEXTS, embed
 from triton_rerank import InvalidRequestError, ModelNotFoundError, RerankClient
 from triton_rerank.langchain import TritonRerank

@@ -17,6 +17,7 @@ from llama_index.core.response_synthesizers.no_text import NoText
 from llama_index.core.schema import MetadataMode, NodeWithScore, TextNode
 from llama_index_instrumentation import get_dispatcher
 from pydantic import PrivateAttr
+
 from small_corpus import SEARCHES, TEXTS, embed
 from triton_rerank import InvalidRequestError, ModelNotFoundError, RerankClient
 from triton_rerank.llama_index import TritonRerank

@@ -9,12 +9,13 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from fake_triton import FakeTriton, hang
 from haystack import Document as HaystackDocument
 from haystack.utils import Secret
 from langchain_core.documents import Document as LangChainDocument
 from llama_index.core.schema import NodeWithScore, TextNode
 from pydantic import ValidationError
+
+from fake_triton import FakeTriton, hang
 from triton_rerank import TLS, RequestTimeoutError, ServerUnavailableError
 from triton_rerank import haystack as haystack_adapter
 from triton_rerank import langchain as langchain_adapter

@@ -4,9 +4,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from tritonclient.utils import InferenceServerException
+
 import raw
 from triton_rerank import RequestTimeoutError, RerankClient
-from tritonclient.utils import InferenceServerException
 
 OUTPUTS = ["logits", "num_tokens", "truncated"]
 

@@ -13,10 +13,11 @@ from pathlib import Path
 
 import grpc
 import pytest
-import triton_rerank
 import trustme
-from fake_triton import FakeTriton
 from fastapi.testclient import TestClient
+
+import triton_rerank
+from fake_triton import FakeTriton
 from triton_rerank import RerankClient, ServerUnavailableError
 from triton_rerank._errors import error_from_status
 

@@ -3,6 +3,7 @@
 import threading
 
 import pytest
+
 import triton_rerank as tr
 from twins import TWINS
 

@@ -8,11 +8,12 @@ import time
 from contextlib import ExitStack
 
 import pytest
-import triton_rerank as tr
 import trustme
+from tritonclient.grpc import InferenceServerClient
+
+import triton_rerank as tr
 from conftest import lay_out
 from triton_rerank_build import EmbeddedServer
-from tritonclient.grpc import InferenceServerClient
 from twins import TWINS
 
 pytestmark = pytest.mark.integration

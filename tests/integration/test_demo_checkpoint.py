@@ -9,6 +9,7 @@ import torch
 from safetensors import safe_open
 from tokenizers import Tokenizer
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
 from triton_rerank_build import _demo, verify
 from triton_rerank_build._checkpoint import resolve_checkpoint
 from triton_rerank_build._demo import demo_checkpoint, demo_revision

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+
 from triton_rerank._cli import main
 from triton_rerank._eval_trec import read_run
 

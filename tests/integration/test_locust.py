@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+
 from deployment import ROOT
 from recording import Recording
 

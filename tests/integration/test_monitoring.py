@@ -9,6 +9,7 @@ import urllib.request
 
 import psutil
 import pytest
+
 from deployment import GPU_METRICS, PROMETHEUS_METRICS, ROOT, queries, rules, server_options
 from monitors import Prometheus, counter, scrape, wait_until
 from promql import selectors

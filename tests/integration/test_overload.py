@@ -8,13 +8,14 @@ from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import pytest
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2, service_pb2, service_pb2_grpc
+
 from conftest import lay_out
 from deployment import ROOT, server_options
-from google.protobuf import text_format
 from monitors import Prometheus, counter, wait_until
 from triton_rerank import InvalidRequestError, RerankClient, RerankError, ServerOverloadedError
 from triton_rerank_build import EmbeddedServer
-from tritonclient.grpc import model_config_pb2, service_pb2, service_pb2_grpc
 
 DOCUMENTS = ["Washing your hands often is what helps most against the flu. " * 4] * 32
 FAILURE = "nv_inference_request_failure"

@@ -5,10 +5,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-import raw
 import torch
-from texts import DOCUMENTS, PAIRS, QUERIES
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+import raw
+from texts import DOCUMENTS, PAIRS, QUERIES
 from triton_rerank import RerankClient
 from triton_rerank_build._demo import demo_checkpoint
 from triton_rerank_build._examples import EXAMPLES

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+
 from conftest import lay_out
 from triton_rerank import RerankClient, ServerUnavailableError
 from triton_rerank_build import EmbeddedServer, RepositoryError, ServerStartError

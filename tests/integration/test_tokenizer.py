@@ -4,11 +4,12 @@ import json
 
 import numpy as np
 import pytest
+from transformers import AutoTokenizer
+from tritonclient.utils import InferenceServerException
+
 import raw
 from texts import PAIRS
-from transformers import AutoTokenizer
 from triton_rerank_build._demo import demo_checkpoint
-from tritonclient.utils import InferenceServerException
 
 SENTENCE = "The quick brown fox jumps over the lazy dog while 深度学习 и книги لا تنتهي。"
 HARD = [

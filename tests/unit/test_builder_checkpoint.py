@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 import safetensors.torch
+
 from tiny_models import FAMILIES, LIMIT, tiny_checkpoint
 from triton_rerank_build import UnsupportedModelError, export
 from triton_rerank_build._checkpoint import inspect_folder, resolve_checkpoint

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy
 import pytest
+
 import triton_rerank_build
 from tiny_models import tiny_checkpoint
 

@@ -9,9 +9,10 @@ import onnxruntime
 import openvino
 import pytest
 import torch
-from tiny_models import FAMILIES, LIMIT, tiny_checkpoint
 from tokenizers import Tokenizer
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from tiny_models import FAMILIES, LIMIT, tiny_checkpoint
 from triton_rerank_build import Manifest, export, verify
 from triton_rerank_build._parity_texts import HARD_PAIRS, PAIRS
 

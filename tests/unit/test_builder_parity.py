@@ -4,8 +4,9 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from tiny_models import LIMIT, tiny_checkpoint
 from transformers import AutoModelForSequenceClassification
+
+from tiny_models import LIMIT, tiny_checkpoint
 from triton_rerank_build import ParityError, UnsupportedModelError, _build, export
 from triton_rerank_build._checkpoint import resolve_checkpoint
 from triton_rerank_build._export import export_onnx, load_model

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+
 from tiny_models import tiny_checkpoint
 from triton_rerank_build import RepositoryError, export, verify
 from triton_rerank_build._repository import (

@@ -4,6 +4,7 @@ import hashlib
 import zipfile
 
 import pytest
+
 from triton_rerank_build import BuildError
 from triton_rerank_build._wheels import Wheel, fetch_wheels
 

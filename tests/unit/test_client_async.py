@@ -5,6 +5,7 @@ import time
 
 import grpc
 import pytest
+
 from fake_triton import FakeTriton, hang, refuse
 from triton_rerank import AsyncRerankClient, RequestCancelledError, RerankError
 

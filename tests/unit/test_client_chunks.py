@@ -1,8 +1,9 @@
 from itertools import pairwise
 
-from fake_triton import rerank_purely
 from hypothesis import given
 from hypothesis import strategies as st
+
+from fake_triton import rerank_purely
 from triton_rerank._chunks import count_parts, split
 from triton_rerank._prepare import Limits
 

@@ -6,6 +6,7 @@ import sys
 import time
 
 import pytest
+
 from fake_triton import FakeTriton, hang
 from triton_rerank._cli import main
 from triton_rerank._cli_output import shorten

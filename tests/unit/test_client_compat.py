@@ -2,6 +2,7 @@ import logging
 
 import numpy as np
 import pytest
+
 from fake_triton import FakeTriton, read_cells
 from triton_rerank import InvalidRequestError
 from triton_rerank.compat import CrossEncoder, FlagReranker

@@ -1,4 +1,5 @@
 import pytest
+
 from triton_rerank import Document, InvalidRequestError
 from triton_rerank._documents import text_reader
 

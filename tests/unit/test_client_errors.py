@@ -1,8 +1,9 @@
 import pytest
-import triton_rerank as tr
-from triton_rerank._errors import error_from_status
 from tritonclient.grpc import InferenceServerClient
 from tritonclient.utils import InferenceServerException
+
+import triton_rerank as tr
+from triton_rerank._errors import error_from_status
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 from itertools import pairwise
 
 import pytest
+
 from triton_rerank import (
     InferenceError,
     RequestTimeoutError,

@@ -7,6 +7,7 @@ import time
 
 import grpc
 import pytest
+
 import triton_rerank as tr
 from fake_triton import FakeTriton, hang, refuse
 from twins import TWINS

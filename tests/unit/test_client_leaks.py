@@ -5,6 +5,7 @@ import time
 
 import psutil
 import pytest
+
 from fake_triton import FakeTriton
 from twins import TWINS
 

@@ -3,6 +3,7 @@ import sys
 import threading
 
 import pytest
+
 from fake_triton import FakeTriton
 from triton_rerank import RerankClient, ServerUnavailableError
 from twins import TWINS

@@ -2,10 +2,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tritonclient.utils import serialize_byte_tensor
+
 from triton_rerank import InvalidRequestError
 from triton_rerank._prepare import MAX_MESSAGE_BYTES, cut_rows, encode_cell, encode_cells
 from triton_rerank._tokens import estimate_tokens
-from tritonclient.utils import serialize_byte_tensor
 
 texts = st.lists(st.text(st.characters(codec="utf-8"), max_size=60).map(str.encode), min_size=1, max_size=80)
 

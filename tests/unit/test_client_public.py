@@ -4,6 +4,7 @@ import sys
 from importlib import metadata
 
 import pytest
+
 import triton_rerank
 from triton_rerank import AsyncRerankClient, RerankClient
 

@@ -2,11 +2,12 @@ import math
 import struct
 
 import pytest
+from tritonclient.grpc import service_pb2
+
 from fake_triton import read_cells, rerank_purely
 from triton_rerank import UnexpectedResponseError, _wire
 from triton_rerank._prepare import cut_rows
 from triton_rerank._response import read_json, read_scores, sigmoid
-from tritonclient.grpc import service_pb2
 
 
 def response(**changes):

@@ -1,12 +1,13 @@
 import logging
 
 import pytest
-from fake_triton import FakeTriton, refuse
 from grpc import StatusCode
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+from fake_triton import FakeTriton, refuse
 from triton_rerank import InferenceError
 from twins import TWINS
 

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+
 from triton_rerank import Document, InvalidRequestError
 from triton_rerank._rerank_job import RerankJob, RerankOptions
 from triton_rerank._score_job import ScoreJob

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 import yaml
 from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2
+
 from triton_rerank_build import _tritonserver
 from triton_rerank_build._cli import _parser
-from tritonclient.grpc import model_config_pb2
 
 ROOT = Path(__file__).parents[2]
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())

@@ -4,6 +4,7 @@ import gzip
 import json
 
 import pytest
+
 from triton_rerank import InvalidRequestError
 from triton_rerank._eval_bm25 import Bm25, tokenize
 from triton_rerank._eval_data import Files, beir_files, load_files, load_reranking, read_corpus, read_queries, sample

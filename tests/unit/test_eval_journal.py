@@ -1,4 +1,5 @@
 import pytest
+
 from triton_rerank import InvalidRequestError
 from triton_rerank._eval_journal import Journal, Reranked
 

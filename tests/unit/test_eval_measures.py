@@ -4,6 +4,7 @@ import math
 
 import pytest
 from scipy import stats
+
 from triton_rerank import InvalidRequestError
 from triton_rerank._eval_measures import check_measures, difference, measure
 from triton_rerank._eval_trec import fuse, ranked, read_qrels, read_run, write_run

@@ -6,8 +6,9 @@ import random
 
 import pytest
 import torch
-from tiny_models import LIMIT, tiny_checkpoint
 from transformers import AutoModelForSequenceClassification
+
+from tiny_models import LIMIT, tiny_checkpoint
 from triton_rerank_build import BuildError, export
 from triton_rerank_build import _finetune_data as data
 from triton_rerank_build._checkpoint import resolve_checkpoint

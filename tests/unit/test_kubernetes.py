@@ -7,6 +7,7 @@ import subprocess
 import kubernetes_validate
 import pytest
 import yaml
+
 from deployment import ROOT, RULES
 
 FOLDER = ROOT / "deploy" / "kubernetes"

@@ -4,10 +4,11 @@ import math
 from itertools import islice
 
 import pytest
+from tokenizers import Tokenizer
+
 from recording import Call, ModelState, Recording, broken_thresholds, difference, percentile
 from report import knee, write_report
 from run import counts
-from tokenizers import Tokenizer
 from workload import from_file, generated
 
 

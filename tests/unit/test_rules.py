@@ -6,6 +6,7 @@ import subprocess
 import promql_parser
 import pytest
 import yaml
+
 from deployment import DASHBOARD, ROOT, RULES, dashboard, queries, rules
 from promql import selectors
 
