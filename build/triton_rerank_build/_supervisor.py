@@ -43,6 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _stop(server, args.exit_timeout + KILL_AFTER_S)
     finally:
+        _kill_rest_of_group()
         shutil.rmtree(args.folder, ignore_errors=True)
         for leftover in Path("/dev/shm").glob(f"{args.shm_prefix}*"):
             leftover.unlink(missing_ok=True)
@@ -78,6 +79,16 @@ def _stop(server: "subprocess.Popen[bytes]", patience_s: float) -> int:
     except subprocess.TimeoutExpired:
         server.kill()
         return server.wait()
+
+
+def _kill_rest_of_group() -> None:
+    """The Python stubs of a server that was killed never end by themselves; they are in our process group."""
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # gone meanwhile
+            pid = int(stat.parent.name)
+            _state, _parent, group = stat.read_text().rpartition(")")[2].split()[:3]
+            if int(group) == os.getpgrp() and pid != os.getpid():
+                os.kill(pid, signal.SIGKILL)
 
 
 if __name__ == "__main__":

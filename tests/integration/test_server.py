@@ -193,6 +193,9 @@ def test_a_server_that_dies_is_noticed(demo_repository):
         port = f"--grpc-port={server.grpc_url.rpartition(':')[2]}"
         here = psutil.Process().children(recursive=True)
         (triton,) = [p for p in here if p.name() == "tritonserver" and port in p.cmdline()]
+        stubs = triton.children(recursive=True)
+        assert len(stubs) == 2
         triton.kill()
         assert server.wait(30) is not None
         assert not server.running
+        assert gone(stubs)  # Triton's Python processes outlive a killed server by themselves
