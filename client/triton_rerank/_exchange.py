@@ -14,8 +14,8 @@ from ._errors import RequestTimeoutError, RerankError, ServerOverloadedError, Se
 from ._retry import Deadline, RetryBudget, backoff_s
 from ._servers import Servers
 
-_MOST_RUNNING = 64
-"""Requests of one call under way at once: enough to fill any server, too few to fill its queue alone."""
+_MOST_RUNNING = 16
+"""Requests of one call under way at once: 512 pairs keep any server busy, and don't fill its queue (128) alone."""
 
 logger = logging.getLogger("triton_rerank")
 

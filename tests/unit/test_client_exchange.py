@@ -206,7 +206,7 @@ def test_a_failover_needs_no_budget():
 def test_a_long_call_does_not_fill_the_servers_queue_alone():
     course = exchange(100)
     first = course.due(0.0)
-    assert len(first) == 64
+    assert len(first) == 16
     assert (course.due(0.0), course.wait_s(0.0)) == ([], None)
     course.answered(first[0])
     assert course.wait_s(0.0) == 0

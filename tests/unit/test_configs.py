@@ -84,9 +84,13 @@ def test_instances_are_said_and_batching_is_on(tokenizer, cross_encoder):
         assert config.HasField("dynamic_batching")
 
 
-def test_load_is_refused_at_the_first_step_alone(tokenizer, cross_encoder):
-    assert tokenizer.dynamic_batching.default_queue_policy.max_queue_size > 0
-    assert cross_encoder.dynamic_batching.default_queue_policy.max_queue_size == 0
+def test_both_queues_are_limited_and_drop_what_nobody_waits_for(tokenizer, cross_encoder):
+    for config in (tokenizer, cross_encoder):
+        policy = config.dynamic_batching.default_queue_policy
+        assert policy.max_queue_size > 16  # what one call of our client sends at once
+        assert policy.allow_timeout_override
+        assert policy.timeout_action == policy.REJECT
+        assert policy.default_timeout_microseconds > 0  # a request's own timeout can only shorten this one
 
 
 def test_buckets_are_fine_and_reach_the_longest_checkpoint(tokenizer):
