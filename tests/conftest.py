@@ -1,6 +1,8 @@
 """Real servers for the tests: the demo reranker, built once, served by the real tritonserver."""
 
 import shutil
+import signal
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +12,16 @@ from triton_rerank_build import EmbeddedServer, export
 from triton_rerank_build._demo import demo_revision
 from triton_rerank_build._files import cache_folder
 from triton_rerank_build._manifest import exporter_digest
+
+# A shell that runs the suite in the background ignores SIGINT for it, and every process would inherit that: the tests
+# of Ctrl-C need the usual start.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# A shell that runs the suite in the background ignores SIGINT for it, and every process would inherit that: the tests
+# of Ctrl-C need the usual start.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).parent.parent
 COMMITTED = ROOT / "model_repository"
