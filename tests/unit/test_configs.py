@@ -61,7 +61,15 @@ def test_every_max_batch_size_agrees(reranker, tokenizer, cross_encoder):
 
 @pytest.mark.parametrize("name", CROSS_ENCODERS[1:])
 def test_runtimes_differ_only_where_they_may(name):
-    may_differ = {"backend", "platform", "default_model_filename", "instance_group", "parameters", "optimization"}
+    may_differ = {
+        "backend",
+        "platform",
+        "default_model_filename",
+        "instance_group",
+        "parameters",
+        "optimization",
+        "model_warmup",
+    }
     configs = [read(f"cross_encoder/{path}") for path in (CROSS_ENCODERS[0], name)]
     for config in configs:
         for field in may_differ:
@@ -91,6 +99,15 @@ def test_both_queues_are_limited_and_drop_what_nobody_waits_for(tokenizer, cross
         assert policy.allow_timeout_override
         assert policy.timeout_action == policy.REJECT
         assert policy.default_timeout_microseconds > 0  # a request's own timeout can only shorten this one
+
+
+def test_ready_means_warm(cross_encoder):
+    # rerank_openvino warms itself, and refuses rows without a token, which is all that warm-up data can be.
+    assert bool(cross_encoder.model_warmup) == (cross_encoder.backend != "rerank_openvino")
+    for sample in cross_encoder.model_warmup:
+        assert {name: (value.data_type, len(value.dims)) for name, value in sample.inputs.items()} == {
+            item.name: (item.data_type, len(item.dims)) for item in cross_encoder.input
+        }
 
 
 def test_buckets_are_fine_and_reach_the_longest_checkpoint(tokenizer):
