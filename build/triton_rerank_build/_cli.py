@@ -6,10 +6,10 @@ import os
 import sys
 from collections.abc import Sequence
 
-from triton_rerank_build import _cli_demo, _cli_export, _cli_finetune, _cli_serve, _cli_verify
+from triton_rerank_build import _cli_demo, _cli_engine, _cli_export, _cli_finetune, _cli_serve, _cli_verify
 from triton_rerank_build._errors import BuildError
 
-_COMMANDS = (_cli_demo, _cli_export, _cli_verify, _cli_serve, _cli_finetune)
+_COMMANDS = (_cli_demo, _cli_export, _cli_engine, _cli_verify, _cli_serve, _cli_finetune)
 
 _INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 

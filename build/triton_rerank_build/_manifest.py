@@ -37,6 +37,34 @@ class Artefact:
 
 
 @dataclass(frozen=True)
+class Engine:
+    """The record of a TensorRT plan that was built from the graph.
+
+    Attributes:
+        profiles: "1x16 64x64 64x112": the smallest, the tuned and the largest shape of each.
+        worst_difference: Of its logits from those of the graph on a CPU.
+        tolerance: What was allowed.
+        num_pairs: Rows that were compared.
+        tensorrt: The release; a plan loads in no other.
+        gpu: The kind of GPU; a plan runs on no other.
+        created: UTC, ISO 8601.
+    """
+
+    profiles: tuple[str, ...]
+    worst_difference: float
+    tolerance: float
+    num_pairs: int
+    tensorrt: str
+    gpu: str
+    created: str
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> "Engine":
+        """From what JSON makes of one."""
+        return cls(**{**content, "profiles": tuple(content["profiles"])})
+
+
+@dataclass(frozen=True)
 class Manifest:
     """The record of one export.
 
@@ -53,6 +81,7 @@ class Manifest:
         artefacts: By path inside the repository, "cross_encoder/1/model.onnx".
         tools: Versions of what made it, by distribution name.
         created: UTC, ISO 8601.
+        engine: The plan that `engine` made of the graph; None before.
     """
 
     checkpoint: str
@@ -67,6 +96,7 @@ class Manifest:
     artefacts: Mapping[str, Artefact]
     tools: Mapping[str, str]
     created: str
+    engine: Engine | None = None
 
     def to_json(self) -> str:
         """The text of `manifest.json`."""
@@ -85,6 +115,8 @@ class Manifest:
                 raise RepositoryError(f"{MANIFEST_FILE} has format {found}; this version reads {FORMAT}")
             content["parity"] = Parity(**content["parity"])
             content["artefacts"] = {name: Artefact(**entry) for name, entry in content["artefacts"].items()}
+            if content.get("engine") is not None:
+                content["engine"] = Engine.from_dict(content["engine"])
             return cls(**content)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise RepositoryError(f"{MANIFEST_FILE} cannot be read: {error!r}") from error

@@ -18,6 +18,7 @@ from triton_rerank_build._progress import format_bytes
 CROSS_ENCODER = Path("cross_encoder") / "1"
 TOKENIZER = Path("tokenizer") / "1"
 TOKENIZER_FILE = "tokenizer.json"
+PLAN = CROSS_ENCODER / "model.plan"
 # In the order of installing. Beside the graph stands the manifest that counts.
 MANIFESTS = (TOKENIZER / MANIFEST_FILE, CROSS_ENCODER / MANIFEST_FILE)
 ARTEFACTS = (TOKENIZER / TOKENIZER_FILE, CROSS_ENCODER / WEIGHTS_FILE, CROSS_ENCODER / MODEL_FILE)
@@ -100,10 +101,29 @@ def install(staged: Path, repository: Path, manifest: Manifest) -> None:
         repository: The one it was made for.
         manifest: Written last.
     """
-    for path in MANIFESTS:
+    # A plan of the graph that is replaced goes with it.
+    for path in (*MANIFESTS, PLAN):
         (repository / path).unlink(missing_ok=True)
     for path in ARTEFACTS:
         _publish(staged / path.name, repository / path)
+    _publish_manifests(staged, repository, manifest)
+
+
+def install_plan(staged: Path, repository: Path, manifest: Manifest) -> None:
+    """Move a plan into place beside the graph that it was built from.
+
+    Args:
+        staged: Folder in the same file system that holds it.
+        repository: The one it was made for.
+        manifest: With the plan among its artefacts; written last.
+    """
+    for path in MANIFESTS:
+        (repository / path).unlink(missing_ok=True)
+    _publish(staged / PLAN.name, repository / PLAN)
+    _publish_manifests(staged, repository, manifest)
+
+
+def _publish_manifests(staged: Path, repository: Path, manifest: Manifest) -> None:
     for path in MANIFESTS:
         file = staged / MANIFEST_FILE
         file.write_text(manifest.to_json(), encoding="utf-8")

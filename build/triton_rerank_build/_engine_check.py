@@ -1,0 +1,137 @@
+"""Prove that a plan computes what the ONNX graph computes that it was built from.
+
+The rows are those of the export's own proof. For each profile some that fit it, the longest among them, are padded to
+its longest bucket and repeated until the batch is full: the shape at which a plan needs most memory.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from triton_rerank_build._engine_profiles import Profile
+from triton_rerank_build._errors import BuildError, ParityError, RepositoryError
+from triton_rerank_build._export import OUTPUT_NAME
+from triton_rerank_build._parity import Batch, count_swapped, graph_logits, make_batches
+
+# Of the logits, against the same graph on the CPU. A plan sums in another order; at fp16 each sum is rounded.
+TOLERANCE = {"fp32": 1e-3, "fp16": 2e-2}
+
+_ROWS = 8
+
+
+@dataclass(frozen=True)
+class Check:
+    """The rows of one profile.
+
+    Attributes:
+        input_ids: [num_pairs, length] int32, different rows.
+        attention_mask: [num_pairs, length] int32.
+        batch_size: Rows of the full batch.
+    """
+
+    input_ids: npt.NDArray[np.int32]
+    attention_mask: npt.NDArray[np.int32]
+    batch_size: int
+
+    def full_batch(self, tensor: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
+        """`tensor` repeated to [batch_size, length]."""
+        return np.resize(tensor, (self.batch_size, tensor.shape[1]))
+
+    def inputs(self) -> dict[str, npt.NDArray[np.int32]]:
+        """What the plan is fed."""
+        return {"input_ids": self.full_batch(self.input_ids), "attention_mask": self.full_batch(self.attention_mask)}
+
+
+def make_checks(tokenizer_file: Path, profiles: Sequence[Profile]) -> list[Check]:
+    """One check per profile, from texts in many scripts.
+
+    Args:
+        tokenizer_file: The installed tokenizer.json.
+        profiles: Of the plan; the last one has the longest pair.
+
+    Raises:
+        RepositoryError: The file is not one that `export` wrote.
+    """
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(tokenizer_file))
+    if tokenizer.padding is None:
+        raise RepositoryError(f"{tokenizer_file} lacks padding.pad_id: install it with `triton-rerank-build export`")
+    pad_id = int(tokenizer.padding["pad_id"])
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    longest = profiles[-1].max_shape[1]
+    batches = make_batches(tokenizer, longest, pad_id)
+    distinct = {row.tobytes(): row for batch in batches for row in _rows(batch)}
+    rows = sorted(distinct.values(), key=len, reverse=True)
+    checks = []
+    for profile in profiles:
+        batch_size, length = profile.max_shape
+        fitting = [row for row in rows if len(row) <= length]
+        # The longest, and others down to the shortest.
+        fitting = fitting[:: -(-len(fitting) // min(_ROWS, batch_size))]
+        input_ids = np.full((len(fitting), length), pad_id, np.int32)
+        attention_mask = np.zeros((len(fitting), length), np.int32)
+        for index, row in enumerate(fitting):
+            input_ids[index, : len(row)], attention_mask[index, : len(row)] = row, 1
+        checks.append(Check(input_ids, attention_mask, batch_size))
+    return checks
+
+
+def _rows(batch: Batch) -> list[npt.NDArray[np.int32]]:
+    return [ids[: mask.sum()] for ids, mask in zip(batch.input_ids, batch.attention_mask, strict=True)]
+
+
+def expected_logits(graph: Path, checks: Sequence[Check]) -> list[npt.NDArray[np.float32]]:
+    """[batch_size, 1] for each check, from the graph on this machine's CPU; each row is computed once."""
+    batches = [
+        Batch(f"profile {index}, row {row}", ids[None], mask[None], np.zeros_like(ids[None]))
+        for index, check in enumerate(checks)
+        for row, (ids, mask) in enumerate(zip(check.input_ids, check.attention_mask, strict=True))
+    ]
+    logits = iter(graph_logits(graph, batches))
+    found = [np.concatenate([next(logits) for _ in check.input_ids]) for check in checks]
+    return [np.resize(rows, (check.batch_size, 1)) for rows, check in zip(found, checks, strict=True)]
+
+
+def read_trtexec_output(path: Path, batch_size: int) -> npt.NDArray[np.float32]:
+    """The logits [batch_size, 1] in the JSON file that `trtexec --exportOutput` wrote.
+
+    Raises:
+        BuildError: They are not there, or not as many.
+    """
+    try:
+        tensors = {tensor["name"]: tensor["values"] for tensor in json.loads(path.read_text(encoding="utf-8"))}
+        # trtexec writes NaN as `nan` or `-nan`, which is no JSON: that is answered below like any other damage.
+        logits = np.array(tensors[OUTPUT_NAME], np.float32).reshape(batch_size, 1)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BuildError(f"{path} does not hold {batch_size} numbers named {OUTPUT_NAME!r}: {error!r}") from error
+    return logits
+
+
+def compare_plan(
+    expected: Sequence[npt.NDArray[np.float32]], found: Sequence[npt.NDArray[np.float32]], tolerance: float
+) -> float:
+    """The worst difference between a plan and its graph.
+
+    Raises:
+        ParityError: A logit is off by more than `tolerance` or is no number, or two pairs change places whose logits
+            are further apart than that.
+    """
+    worst = 0.0
+    for index, (want, got) in enumerate(zip(expected, found, strict=True)):
+        difference = float(np.abs(got - want).max())
+        # Written so that NaN fails.
+        if not difference <= tolerance:
+            raise ParityError(
+                f"profile {index}: the plan's logits differ from the graph's by {difference:.3g}, tolerance "
+                f"{tolerance:.3g} (graph {want.ravel()[:4].tolist()}, plan {got.ravel()[:4].tolist()})"
+            )
+        if swapped := count_swapped(want.ravel(), got.ravel(), tolerance):
+            raise ParityError(f"profile {index}: {swapped} couples of pairs change their order")
+        worst = max(worst, difference)
+    return worst

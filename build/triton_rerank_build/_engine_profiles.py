@@ -1,0 +1,123 @@
+"""The shapes a TensorRT plan is built for, read from the repository that will serve it.
+
+A plan runs only shapes inside one of its optimization profiles, and is tuned for one shape of each. What Triton will
+send stands in the configs: `max_batch_size` rows of one of the tokenizer's buckets. The buckets are shared out evenly
+over the profiles that configs/tensorrt.pbtxt names, so that short rows get kernels of their own.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from triton_rerank_build._errors import RepositoryError
+from triton_rerank_build._export import INPUT_NAMES
+
+CONFIG_NAME = "tensorrt"
+
+
+@dataclass(frozen=True)
+class Profile:
+    """One range of shapes; a shape is (num_pairs, length), the same for both inputs.
+
+    Attributes:
+        min_shape: One pair, the profile's shortest row.
+        opt_shape: A full batch of the middle bucket: what the kernels are chosen for.
+        max_shape: A full batch of the longest bucket.
+    """
+
+    min_shape: tuple[int, int]
+    opt_shape: tuple[int, int]
+    max_shape: tuple[int, int]
+
+    def __str__(self) -> str:
+        shapes = ("x".join(map(str, shape)) for shape in (self.min_shape, self.opt_shape, self.max_shape))
+        return " ".join(shapes)
+
+
+@dataclass(frozen=True)
+class ServedShapes:
+    """What the repository will ask of a plan.
+
+    Attributes:
+        max_batch_size: Most rows of one batch.
+        buckets: Padded lengths, ascending; the last one is the longest pair.
+        num_profiles: How many profiles configs/tensorrt.pbtxt names.
+    """
+
+    max_batch_size: int
+    buckets: tuple[int, ...]
+    num_profiles: int
+
+
+def read_served_shapes(repository: Path, max_length: int) -> ServedShapes:
+    """Read the configs that `tritonserver --model-config-name=tensorrt` will read.
+
+    Args:
+        repository: A model repository.
+        max_length: Longest pair of the installed checkpoint, from its manifest.
+
+    Raises:
+        RepositoryError: A config is missing, cannot be parsed, or lacks what is needed.
+    """
+    tokenizer, cross_encoder = (_read_config(repository, model) for model in ("tokenizer", "cross_encoder"))
+    if cross_encoder.platform != "tensorrt_plan":
+        raise RepositoryError(
+            f"{repository}/cross_encoder/configs/{CONFIG_NAME}.pbtxt has platform {cross_encoder.platform!r}, "
+            "expected 'tensorrt_plan'"
+        )
+    profiles = [name for group in cross_encoder.instance_group for name in group.profile]
+    if profiles != [str(index) for index in range(len(profiles))] or not profiles:
+        raise RepositoryError(
+            f"{repository}/cross_encoder/configs/{CONFIG_NAME}.pbtxt names the profiles {profiles}; "
+            'instance_group must name them "0", "1" and so on'
+        )
+    steps = tokenizer.parameters["buckets"].string_value.split() if "buckets" in tokenizer.parameters else []
+    if not steps or not all(step.isdigit() for step in steps):
+        raise RepositoryError(f"{repository}/tokenizer/config.pbtxt has no list of lengths in its parameter `buckets`")
+    return ServedShapes(cross_encoder.max_batch_size, served_buckets(map(int, steps), max_length), len(profiles))
+
+
+def served_buckets(steps: Iterable[int], max_length: int) -> tuple[int, ...]:
+    """The padded lengths that the tokenizer really makes: its steps below `max_length`, and that limit itself."""
+    return (*sorted(step for step in set(steps) if step < max_length), max_length)
+
+
+def make_profiles(served: ServedShapes) -> tuple[Profile, ...]:
+    """Share the buckets out over the profiles, without a gap between their ranges.
+
+    With fewer buckets than profiles the last profile is repeated: Triton refuses a config that names a profile which
+    the plan lacks.
+    """
+    buckets, rows = served.buckets, served.max_batch_size
+    used = min(served.num_profiles, len(buckets))
+    borders = [len(buckets) * index // used for index in range(used + 1)]
+    profiles = []
+    for start, end in pairwise(borders):
+        # From one token above the profile before, so that no length falls between two.
+        shortest = buckets[start - 1] + 1 if start else buckets[0]
+        middle = buckets[(start + end) // 2]
+        profiles.append(Profile((1, shortest), (rows, middle), (rows, buckets[end - 1])))
+    return (*profiles, *[profiles[-1]] * (served.num_profiles - used))
+
+
+def shape_spec(shape: tuple[int, int]) -> str:
+    """A shape of both inputs in trtexec's words: `input_ids:1x16,attention_mask:1x16`."""
+    return ",".join(f"{name}:{shape[0]}x{shape[1]}" for name in INPUT_NAMES)
+
+
+def _read_config(repository: Path, model: str) -> Any:  # noqa: ANN401 - a protobuf message, which has no types
+    from google.protobuf import text_format  # type: ignore[import-untyped]
+    from tritonclient.grpc import model_config_pb2
+
+    named = repository / model / "configs" / f"{CONFIG_NAME}.pbtxt"
+    path = named if named.is_file() else repository / model / "config.pbtxt"
+    if not path.is_file():
+        raise RepositoryError(
+            f"{path} is missing; run: triton-rerank-build export CHECKPOINT --repository {repository}"
+        )
+    try:
+        return text_format.Parse(path.read_text(encoding="utf-8"), model_config_pb2.ModelConfig())
+    except text_format.ParseError as error:
+        raise RepositoryError(f"{path} cannot be parsed: {error}") from error
