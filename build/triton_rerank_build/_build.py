@@ -8,6 +8,7 @@ from triton_rerank_build._errors import RepositoryError
 from triton_rerank_build._export import IR_VERSION, OPSET, PRECISIONS, export_onnx, load_model
 from triton_rerank_build._extras import require_build_extra
 from triton_rerank_build._manifest import Manifest, exporter_digest, now, tool_versions
+from triton_rerank_build._memory import GPU_MAX_LENGTH
 from triton_rerank_build._progress import Steps, logger
 from triton_rerank_build._repository import (
     TOKENIZER_FILE,
@@ -44,7 +45,8 @@ def export(
         checkpoint: A local folder, an id on the Hugging Face hub, or `demo`.
         repository: Folder of the Triton model repository; made, with its configuration files, if missing.
         precision: fp32, or fp16 for GPUs.
-        max_length: Longest pair in tokens; the checkpoint's limit if None.
+        max_length: Longest pair in tokens; the checkpoint's limit if None, at fp16 no more than a GPU of 24 GB holds in
+            a full batch.
         revision: Branch, tag or commit on the hub.
         force: Replace a different installation.
 
@@ -67,6 +69,9 @@ def export(
     with steps.step(f"finding the checkpoint {checkpoint}"):
         source = resolve_checkpoint(checkpoint, revision)
         length = source.resolve_max_length(max_length)
+        if max_length is None and precision == "fp16" and length > GPU_MAX_LENGTH:
+            logger.info("      up to %d of its %d tokens, for GPUs of 24 GB (--max-length)", GPU_MAX_LENGTH, length)
+            length = GPU_MAX_LENGTH
         if (present := _present(repository, source, precision, length, force)) is not None:
             logger.info("      %s is installed and intact: nothing to do", checkpoint)
             return present

@@ -48,7 +48,10 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         help="Triton model repository; made if it is not there (default: %(default)s)",
     )
     parser.add_argument(
-        "--max-length", type=int, metavar="N", help="longest pair in tokens (default: the checkpoint's limit)"
+        "--max-length",
+        type=int,
+        metavar="N",
+        help="longest pair in tokens (default: the checkpoint's limit; at fp16 1024 at most, for GPUs of 24 GB)",
     )
     parser.add_argument("--revision", help="branch, tag or commit on the hub (default: its main branch)")
     parser.add_argument("--force", action="store_true", help="replace another installation")

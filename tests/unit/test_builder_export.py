@@ -231,3 +231,13 @@ def test_the_saved_tokenizer_gives_the_ids_of_transformers_and_both_limits(expor
 def test_what_a_configuration_may_change_is_followed(tmp_path, overrides):
     checkpoint = tiny_checkpoint(tmp_path / "checkpoint", "bert", **overrides)
     assert export(str(checkpoint), repository=tmp_path / "repository").parity.worst_difference <= 1e-4
+
+
+def test_fp16_goes_as_far_as_a_gpu_holds_a_full_batch_unless_told_otherwise(tmp_path, caplog):
+    # Positions enough for more; it is the limit that is exported, not the rows that are computed.
+    checkpoint = tiny_checkpoint(tmp_path / "checkpoint", "bert", max_position_embeddings=1100)
+    caplog.set_level("INFO", "triton_rerank_build")
+    assert export(str(checkpoint), repository=tmp_path / "fp16", precision="fp16").max_length == 1024
+    assert "up to 1024 of its 1100 tokens, for GPUs of 24 GB (--max-length)" in caplog.text
+    options = {"precision": "fp16", "max_length": 1100}
+    assert export(str(checkpoint), repository=tmp_path / "longer", **options).max_length == 1100

@@ -7,6 +7,8 @@ import pytest
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
+from triton_rerank_build._memory import GPU_MAX_LENGTH, V2_M3, batch_bytes, most_pairs, serving_bytes
+
 REPOSITORY = Path(__file__).parents[2] / "model_repository"
 CROSS_ENCODERS = ["config.pbtxt", "configs/cpu.pbtxt", "configs/tensorrt.pbtxt"]
 
@@ -127,3 +129,32 @@ def test_every_value_is_explained():
             if key.startswith(("max_batch_size", "instance_group", "max_queue_size", "timeout_action")):
                 block = "\n".join(text.splitlines()[max(0, number - 5) : number])
                 assert "#" in block, f"{path}:{number} says no reason"
+
+
+# What the comments say of memory, for bge-reranker-v2-m3 at fp16: (file, in its words, bytes).
+STATED = [
+    ("config.pbtxt", "5.2 GB at 512 tokens", serving_bytes(V2_M3, 64, 512)),
+    ("config.pbtxt", "14.7 GB at 1,024", serving_bytes(V2_M3, 64, 1024)),
+    ("config.pbtxt", "49.7 GB at 2,048", serving_bytes(V2_M3, 64, 2048)),
+    ("config.pbtxt", "711 GB at 8,192", serving_bytes(V2_M3, 64, 8192)),
+    ("configs/tensorrt.pbtxt", "14.7 GB with one", serving_bytes(V2_M3, 64, 1024)),
+    ("configs/tensorrt.pbtxt", "28.2 GB with two", serving_bytes(V2_M3, 64, 1024) + batch_bytes(V2_M3, 64, 1024)),
+]
+
+
+@pytest.mark.parametrize(("name", "words", "num_bytes"), STATED)
+def test_the_worst_case_of_a_merged_batch_stands_beside_the_limit(name, words, num_bytes):
+    # One line, without the marks of the comment.
+    text = " ".join((REPOSITORY / "cross_encoder" / name).read_text().replace("\n#", " ").split())
+    assert words in text
+    stated = float(words.split(" GB")[0])
+    assert round(num_bytes / 1e9, 1 if stated < 100 else 0) == stated
+
+
+def test_the_shipped_limits_fit_a_card_of_24_gb(cross_encoder):
+    rows = cross_encoder.max_batch_size
+    profiles = [name for group in cross_encoder.instance_group for name in group.profile] or ["0"]
+    batches = len(profiles) * batch_bytes(V2_M3, rows, GPU_MAX_LENGTH)
+    # Two thirds of it: the rest is for CUDA and for what the allocator holds.
+    assert V2_M3.num_parameters * 2 + batches < 24e9 * 2 / 3
+    assert [most_pairs(V2_M3, length, 20e9) for length in (2048, 8192)] == [24, 1]
