@@ -2,7 +2,6 @@
 
 import shutil
 import signal
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 
