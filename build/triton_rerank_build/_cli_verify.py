@@ -13,12 +13,18 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "outputs are what the manifest says. Exit status 1 and the list of differences otherwise.",
     )
     parser.add_argument("--repository", metavar="DIR", default="model_repository", help="(default: %(default)s)")
+    parser.add_argument(
+        "--golden",
+        action="store_true",
+        help="also score the pairs whose logits the authors of BAAI/bge-reranker-v2-m3 published",
+    )
     parser.add_argument("--json", action="store_true", help="print the manifest as JSON")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Verify, and say what is there."""
+    from triton_rerank_build._progress import logger
     from triton_rerank_build._verify import verify
 
     manifest = verify(args.repository)
@@ -27,4 +33,10 @@ def run(args: argparse.Namespace) -> int:
     else:
         what = f"{manifest.checkpoint} {manifest.precision}"
         print(f"{args.repository} is intact: {what}, made {manifest.created}")
+    if args.golden:
+        from triton_rerank_build._golden import verify_golden
+
+        scores = verify_golden(args.repository)
+        worst = max(abs(score.logit - score.published) for score in scores)
+        logger.info("PASS: %d published scores, worst difference %.4f", len(scores), worst)
     return 0

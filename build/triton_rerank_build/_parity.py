@@ -66,13 +66,13 @@ def make_batches(tokenizer: "Tokenizer", max_length: int, pad_id: int) -> list[B
     """The rows to compare: every text alone, all together, and lengths from 2 tokens to `max_length`."""
     pairs = [encode_pair(tokenizer, *pair) for pair in (*PAIRS, *HARD_PAIRS)]
     pairs = [pair if len(pair) <= max_length else _of_length(tokenizer, 0, max_length) for pair in pairs]
-    batches = [_pad(f"pair {index} alone", [pair], pad_id) for index, pair in enumerate(pairs)]
-    batches.append(_pad("all pairs in one padded batch", pairs, pad_id))
+    batches = [pad(f"pair {index} alone", [pair], pad_id) for index, pair in enumerate(pairs)]
+    batches.append(pad("all pairs in one padded batch", pairs, pad_id))
     mixed = [length for length in _MIXED_LENGTHS if length <= max_length]
     rows = [_of_length(tokenizer, index, length) for index, length in enumerate(mixed)]
-    batches.append(_pad("a batch of mixed lengths", rows, pad_id))
+    batches.append(pad("a batch of mixed lengths", rows, pad_id))
     lengths = sorted({length for length in _LENGTHS if length < max_length} | {max_length})
-    batches += [_pad(f"{length} tokens", [_of_length(tokenizer, length, length)], pad_id) for length in lengths]
+    batches += [pad(f"{length} tokens", [_of_length(tokenizer, length, length)], pad_id) for length in lengths]
     return batches
 
 
@@ -180,7 +180,8 @@ def _of_length(tokenizer: "Tokenizer", index: int, length: int) -> "Encoding":
     return encode_pair(tokenizer, query, text, length=length, query_length=query_length)
 
 
-def _pad(name: str, rows: Sequence["Encoding"], pad_id: int) -> Batch:
+def pad(name: str, rows: Sequence["Encoding"], pad_id: int) -> Batch:
+    """Rows of different lengths as one batch, padded on the right."""
     length = max(len(row) for row in rows)
     input_ids = np.full((len(rows), length), pad_id, np.int32)
     attention_mask = np.zeros((len(rows), length), np.int32)

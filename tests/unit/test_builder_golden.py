@@ -1,0 +1,32 @@
+import pytest
+
+from tiny_models import tiny_checkpoint
+from triton_rerank_build import ParityError, RepositoryError, export
+from triton_rerank_build._cli import main
+from triton_rerank_build._golden import GOLDEN, TOLERANCE, verify_golden
+
+
+def test_another_checkpoint_is_refused(tmp_path):
+    export(str(tiny_checkpoint(tmp_path / "mine", "xlm-roberta")), repository=tmp_path / "repository")
+    with pytest.raises(RepositoryError, match=r"are those of BAAI/bge-reranker-v2-m3; .* holds mine"):
+        verify_golden(tmp_path / "repository")
+
+
+def test_other_weights_under_that_name_are_found_out(tmp_path, capsys):
+    checkpoint = tiny_checkpoint(tmp_path / "bge-reranker-v2-m3", "xlm-roberta")
+    export(str(checkpoint), repository=tmp_path / "repository")
+    with pytest.raises(ParityError, match=f"allowed {TOLERANCE}") as caught:
+        verify_golden(tmp_path / "repository")
+    for _, document, published in GOLDEN:
+        assert f"{published:9.4f}" in str(caught.value)
+        assert document[:40] in str(caught.value)
+    assert main(["verify", "--repository", str(tmp_path / "repository"), "--golden"]) == 1
+    assert "off the published scores by" in capsys.readouterr().err
+
+
+def test_the_published_scores_are_within_reach_of_their_own_sigmoid():
+    # The same page prints the normalized scores of the second and third pair: two sources for one number.
+    from triton_rerank._response import sigmoid
+
+    assert sigmoid(GOLDEN[1][2]) == pytest.approx(0.00027803, abs=1e-8)
+    assert sigmoid(GOLDEN[2][2]) == pytest.approx(0.99484038, abs=1e-8)
