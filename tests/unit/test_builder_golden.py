@@ -13,7 +13,7 @@ def test_another_checkpoint_is_refused(tmp_path):
 
 
 def test_other_weights_under_that_name_are_found_out(tmp_path, capsys):
-    checkpoint = tiny_checkpoint(tmp_path / "bge-reranker-v2-m3", "xlm-roberta")
+    checkpoint = tiny_checkpoint(tmp_path / "bge-reranker-v2-m3", "xlm-roberta", max_position_embeddings=514)
     export(str(checkpoint), repository=tmp_path / "repository")
     with pytest.raises(ParityError, match=f"allowed {TOLERANCE}") as caught:
         verify_golden(tmp_path / "repository")
