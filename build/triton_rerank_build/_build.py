@@ -48,7 +48,7 @@ def export(
         max_length: Longest pair in tokens; the checkpoint's limit if None, at fp16 no more than a GPU of 24 GB holds in
             a full batch.
         revision: Branch, tag or commit on the hub.
-        force: Replace a different installation.
+        force: Replace a different installation, or one that cannot be read.
 
     Returns:
         The manifest of what is now installed.
@@ -79,12 +79,19 @@ def export(
 
 
 def _present(repository: Path, source: Checkpoint, precision: str, max_length: int, force: bool) -> Manifest | None:
-    """The manifest of an intact installation of the same thing."""
-    manifest = None if force else read_manifest(repository)
+    """The manifest of an intact installation of the same thing; `force` is for others, and for one that is unreadable."""
+    try:
+        manifest = read_manifest(repository)
+    except RepositoryError:
+        if not force:
+            raise
+        manifest = None
     if manifest is None:
         return None
     wanted = (source.revision, precision, max_length)
     if (manifest.revision, manifest.precision, manifest.max_length) != wanted:
+        if force:
+            return None
         raise RepositoryError(
             f"{repository} holds {manifest.checkpoint} ({manifest.precision}, {manifest.max_length} tokens); "
             "use --force to replace it"

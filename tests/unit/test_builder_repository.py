@@ -76,10 +76,11 @@ def test_generated_files_of_the_template_are_not_copied(tmp_path):
     assert copied <= {"config.pbtxt", "cpu.pbtxt", "tensorrt.pbtxt", "model.py", ".gitkeep"}
 
 
-def test_the_same_again_does_nothing(built):
+@pytest.mark.parametrize("force", [False, True])
+def test_the_same_again_does_nothing(built, force):
     checkpoint, repository = built
     before = times(repository)
-    assert export(str(checkpoint), repository=repository) == verify(repository)
+    assert export(str(checkpoint), repository=repository, force=force) == verify(repository)
     assert {path: time for path, time in times(repository).items() if path in before} == before
 
 
@@ -94,6 +95,14 @@ def test_another_installation_is_not_overwritten_without_force(built, repository
 
     replaced = export(str(checkpoint), repository=repository, max_length=64, force=True)
     assert (replaced.max_length, verify(repository)) == (64, replaced)
+
+
+def test_an_unreadable_manifest_is_replaced_with_force(built, repository):
+    checkpoint, _ = built
+    (repository / "cross_encoder/1/manifest.json").write_text("{")
+    with pytest.raises(RepositoryError, match=r"manifest.json cannot be read"):
+        export(str(checkpoint), repository=repository)
+    assert export(str(checkpoint), repository=repository, force=True) == verify(repository)
 
 
 def test_a_damaged_installation_of_the_same_is_repaired(built, repository):
