@@ -4,6 +4,7 @@ import ast
 import re
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,9 @@ from tritonclient.grpc import model_config_pb2
 
 from triton_rerank_build import _tritonserver
 from triton_rerank_build._cli import _parser
+from triton_rerank_build._engine_job import WORK_FOLDER
+from triton_rerank_build._engine_trtexec import SCRIPT_FILE
+from triton_rerank_build._files import CACHE_VARIABLE
 
 ROOT = Path(__file__).parents[2]
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
@@ -219,6 +223,26 @@ def test_the_health_check_needs_nothing_installed():
     for service in TRITONS:
         program = SERVICES[service]["healthcheck"]["test"][2]
         assert f"COPY deploy/healthcheck.py {program}" in "\n".join(lines_of(SERVICES[service]["build"]["target"]))
+
+
+def test_the_plan_is_prepared_built_and_proved_in_this_order():
+    steps = ["build", "prepare-engine", "engine", "install-engine", "triton-tensorrt"]
+    for before, after in pairwise(steps):
+        assert SERVICES[after]["depends_on"] == {before: {"condition": "service_completed_successfully"}}
+    (shell,) = SERVICES["engine"]["command"]
+    assert f"bash /models/{WORK_FOLDER}/{SCRIPT_FILE}" in shell
+    for service in ("prepare-engine", "install-engine"):
+        parsed = _parser().parse_args(command(service))
+        assert (parsed.repository, parsed.prepare, parsed.install) == (
+            "/models",
+            service == "prepare-engine",
+            service == "install-engine",
+        )
+    # The script names the timing cache by its path in the image that wrote it.
+    assert "cache:/cache" in SERVICES["engine"]["volumes"]
+    assert "cache:/cache" in SERVICES["prepare-engine"]["volumes"]
+    assert f"{CACHE_VARIABLE}=/cache/" in "\n".join(lines_of("build"))
+    assert "useradd --uid " + SERVICES["engine"]["user"] in DOCKERFILE
 
 
 @pytest.mark.parametrize("service", ["build", "build-cpu"])
