@@ -79,7 +79,7 @@ def export(
 
 
 def _present(repository: Path, source: Checkpoint, precision: str, max_length: int, force: bool) -> Manifest | None:
-    """The manifest of an intact installation of the same thing; `force` is for others, and for one that is unreadable."""
+    """The manifest of an intact installation of the same thing; `force` is for another, and for an unreadable one."""
     try:
         manifest = read_manifest(repository)
     except RepositoryError:
