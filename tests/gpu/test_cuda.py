@@ -1,0 +1,82 @@
+"""The fp16 graph in ONNX Runtime on CUDA: the same logits as on the CPU, fused, fast, and within the stated memory."""
+
+import time
+from collections import Counter
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+
+from triton_rerank_build._engine_check import expected_logits, make_checks
+from triton_rerank_build._engine_profiles import make_profiles, read_served_shapes
+from triton_rerank_build._memory import Shape, batch_bytes
+
+
+@pytest.fixture
+def make_session(cuda_provider):
+    # As config.pbtxt has it.
+    provider = (cuda_provider, {"arena_extend_strategy": "kSameAsRequested"})
+
+    def make(repository, **options):
+        settings = onnxruntime.SessionOptions()
+        for name, value in options.items():
+            setattr(settings, name, value)
+        session = onnxruntime.InferenceSession(
+            repository / "cross_encoder/1/model.onnx", settings, providers=[provider]
+        )
+        assert session.get_providers()[0] == cuda_provider, "CUDA did not start"
+        return session
+
+    return make
+
+
+@pytest.mark.parametrize("name", ["tiny", "demo"])
+def test_full_batches_give_the_logits_of_the_cpu(request, make_session, name, record_property):
+    repository = request.getfixturevalue(name)
+    profiles = make_profiles(read_served_shapes(repository, 512 if name == "demo" else 80))
+    checks = make_checks(repository / "tokenizer/1/tokenizer.json", profiles)
+    expected = expected_logits(repository / "cross_encoder/1/model.onnx", checks)
+    session = make_session(repository)
+    for check, want in zip(checks, expected, strict=True):
+        (found,) = session.run(None, check.inputs())
+        record_property("worst_difference", float(np.abs(found - want).max()))
+        assert np.abs(found - want).max() <= 2e-2
+
+
+def test_what_is_fused_on_cuda(demo, make_session, tmp_path, record_property):
+    make_session(demo, optimized_model_filepath=str(tmp_path / "fused.onnx"))
+    graph = onnx.load(tmp_path / "fused.onnx", load_external_data=False).graph
+    operators = Counter(node.op_type for node in graph.node)
+    record_property("operators", dict(operators))
+    assert operators["Erf"] == 0
+    assert operators["BiasGelu"] + operators["Gelu"] == 12
+    assert operators["SkipLayerNormalization"] >= 24
+
+
+def test_the_largest_batch_takes_what_the_arithmetic_says(demo, make_session, record_property):
+    session = make_session(demo)
+    ids = np.full((64, 512), 7, np.int32)
+    session.run(None, {"input_ids": ids[:1, :16], "attention_mask": np.ones_like(ids[:1, :16])})
+    free, _ = torch.cuda.mem_get_info()
+    session.run(None, {"input_ids": ids, "attention_mask": np.ones_like(ids)})
+    taken = free - torch.cuda.mem_get_info()[0]
+    shape = Shape(num_parameters=0, hidden_size=384, num_heads=12, intermediate_size=1536)
+    record_property("bytes_taken", taken)
+    record_property("bytes_computed", batch_bytes(shape, 64, 512))
+    assert taken <= 1.2 * batch_bytes(shape, 64, 512)
+
+
+def test_speed(demo, make_session, record_property):
+    session = make_session(demo)
+    for num_pairs, length in ((64, 128), (64, 512)):
+        ids = np.full((num_pairs, length), 7, np.int32)
+        feed = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
+        for _ in range(3):
+            session.run(None, feed)
+        started = time.perf_counter()
+        for _ in range(20):
+            session.run(None, feed)
+        seconds = (time.perf_counter() - started) / 20
+        record_property(f"tokens_per_s_{num_pairs}x{length}", round(num_pairs * length / seconds))
