@@ -1,5 +1,6 @@
 """The committed config files hold each other: every arrow joins equal tensors, every limit agrees."""
 
+import re
 from itertools import pairwise
 from pathlib import Path
 
@@ -158,3 +159,12 @@ def test_the_shipped_limits_fit_a_card_of_24_gb(cross_encoder):
     # Two thirds of it: the rest is for CUDA and for what the allocator holds.
     assert V2_M3.num_parameters * 2 + batches < 24e9 * 2 / 3
     assert [most_pairs(V2_M3, length, 20e9) for length in (2048, 8192)] == [24, 1]
+
+
+def test_the_table_of_the_builders_readme():
+    readme = (REPOSITORY.parent / "build" / "README.md").read_text()
+    rows = re.findall(r"^\| (\d+) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \|$", readme, re.M)
+    assert [int(row[0]) for row in rows] == [64, 16, 4, 1]
+    for rows_of_batch, *stated in rows:
+        computed = [serving_bytes(V2_M3, int(rows_of_batch), length) / 1e9 for length in (512, 1024, 2048, 8192)]
+        assert [round(number, 1) for number in computed] == list(map(float, stated))
