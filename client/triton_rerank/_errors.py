@@ -102,6 +102,8 @@ def error_from_status(status: str, details: str | None, server: str) -> RerankEr
         kind = ServerOverloadedError
     elif status in ("INTERNAL", "UNKNOWN", "CANCELLED") and any(w in said for w in _BROKEN_CONNECTION_MESSAGES):
         kind = ServerUnavailableError
+    elif kind is ModelNotFoundError and "has no available versions" in said:
+        kind = ServerUnavailableError  # Triton knows the model, and is loading or unloading it
     if kind is ServerOverloadedError and "larger than max" in said:
         kind = InvalidRequestError  # gRPC's RESOURCE_EXHAUSTED for a message beyond the size limit
     if "failed to connect" in said:

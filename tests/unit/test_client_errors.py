@@ -11,6 +11,12 @@ from triton_rerank._errors import error_from_status
     [
         ("INVALID_ARGUMENT", "max_length is 9000, the limit is 8192", tr.InvalidRequestError, ValueError),
         ("NOT_FOUND", "Request for unknown model: 'x' is not found", tr.ModelNotFoundError, tr.RerankError),
+        (
+            "NOT_FOUND",
+            "Request for unknown model: 'x' has no available versions",
+            tr.ServerUnavailableError,
+            tr.RerankError,
+        ),
         ("UNAVAILABLE", "failed to connect to all addresses", tr.ServerUnavailableError, ConnectionError),
         ("UNAVAILABLE", "Socket closed", tr.ServerUnavailableError, ConnectionError),
         ("UNAVAILABLE", "[request id: 1] Exceeds maximum queue size", tr.ServerOverloadedError, ConnectionError),

@@ -213,9 +213,7 @@ SMALL = {"negatives": "given", "epochs": 12, "batch_size": 4, "num_negatives": 2
 SMALL |= {"eval_every": 6, "save_every": 2, "patience": 50, "bf16": False}
 
 
-@pytest.mark.parametrize(
-    ("family", "lora_rank", "rate"), [("xlm-roberta", 4, 2e-2), ("bert", 4, 2e-2), ("bert", 0, 5e-3)]
-)
+@pytest.mark.parametrize(("family", "lora_rank", "rate"), [("xlm-roberta", 4, 2e-2), ("bert", 0, 5e-3)])
 def test_training_makes_a_better_checkpoint(json_lines, tmp_path, family, lora_rank, rate):
     tiny = tiny_checkpoint(tmp_path / "tiny", family)
     out = tmp_path / "out"
