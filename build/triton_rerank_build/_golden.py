@@ -57,7 +57,7 @@ def verify_golden(repository: str | Path = "model_repository") -> list[GoldenSco
             f"the published scores are those of BAAI/{CHECKPOINT}; {repository} holds {manifest.checkpoint}"
         )
     tokenizer = Tokenizer.from_file(str(repository / TOKENIZER / TOKENIZER_FILE))
-    pad_id = tokenizer.padding["pad_id"]
+    pad_id = (tokenizer.padding or {}).get("pad_id", 0)
     tokenizer.no_truncation()
     tokenizer.no_padding()
     batches = [pad(query, [encode_pair(tokenizer, query, document)], pad_id) for query, document, _ in GOLDEN]
