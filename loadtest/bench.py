@@ -6,6 +6,7 @@ random weights makes and exports it, which takes minutes; later ones use it agai
 """
 
 import argparse
+import shutil
 import statistics
 import sys
 import threading
@@ -23,6 +24,7 @@ from triton_rerank import RerankClient
 from triton_rerank_build import EmbeddedServer, export
 from triton_rerank_build._demo import demo_checkpoint
 from triton_rerank_build._files import cache_folder
+from triton_rerank_build._repository import template_repository
 from triton_statistics import Statistics
 from workload import Search, generated
 
@@ -86,6 +88,9 @@ def repository_of(shape: str) -> Path:
     repository = cache_folder() / f"bench-{shape}"
     checkpoint = "demo" if shape == "demo" else str(random_checkpoint(shape, demo_checkpoint(), cache_folder()))
     print(f"{shape}: preparing {repository} ...", file=sys.stderr)
+    # The committed files as they are now, not as they were when the artefact was made.
+    generated_files = shutil.ignore_patterns("*.onnx*", "*.json", "*.plan", "__pycache__")
+    shutil.copytree(template_repository(), repository, ignore=generated_files, dirs_exist_ok=True)
     export(checkpoint, repository=repository, force=not (repository / "cross_encoder/1/manifest.json").exists())
     return repository
 
