@@ -25,7 +25,7 @@ from triton_rerank_build import EmbeddedServer, export
 from triton_rerank_build._demo import demo_checkpoint
 from triton_rerank_build._files import cache_folder
 from triton_rerank_build._repository import template_repository
-from triton_statistics import Statistics
+from triton_statistics import totals
 from workload import Search, generated
 
 NUM_DOCUMENTS = 100
@@ -138,7 +138,7 @@ def timed(call: Callable[[Search], object], search: Search) -> float:
 def merged_requests(client: RerankClient, url: str, searches: list[Search]) -> float:
     """Requests in one execution of the cross-encoder, by Triton's own count, under concurrent callers."""
     documents = [document for search in searches for document in search.documents]
-    before = executions(url)
+    before = totals(url, "cross_encoder")
     together = threading.Barrier(CALLERS)
 
     def caller(number: int) -> None:
@@ -149,16 +149,8 @@ def merged_requests(client: RerankClient, url: str, searches: list[Search]) -> f
 
     with ThreadPoolExecutor(CALLERS) as pool:
         list(pool.map(caller, range(CALLERS)))
-    after = executions(url)
-    return (after[0] - before[0]) / (after[1] - before[1])
-
-
-def executions(url: str) -> tuple[int, int]:
-    """Requests that succeeded and executions of the cross-encoder since the server started."""
-    totals = Statistics(url)
-    (state,) = (state for state in totals.read() if state.model == "cross_encoder")
-    totals.close()
-    return state.requests, state.executions
+    after = totals(url, "cross_encoder")
+    return (after.requests - before.requests) / (after.executions - before.executions)
 
 
 if __name__ == "__main__":

@@ -41,3 +41,12 @@ class Statistics:
     def close(self) -> None:
         """Close the connection."""
         self._channel.close()
+
+
+def totals(host: str, model: str) -> ModelState:
+    """The totals of one model now, over a connection of its own."""
+    statistics = Statistics(host)
+    try:
+        return next(state for state in statistics.read() if state.model == model)
+    finally:
+        statistics.close()

@@ -3,6 +3,8 @@
 import numpy as np
 import tritonclient.grpc as triton
 
+from triton_statistics import totals
+
 TYPES = {"O": "BYTES", "i": "INT32", "f": "FP32"}
 
 
@@ -33,6 +35,5 @@ def tokenize(url, pairs, **parameters):
 
 def statistics(url, model):
     """Triton's own counts of a model: requests that succeeded, and executions."""
-    with triton.InferenceServerClient(url) as client:
-        stats = client.get_inference_statistics(model).model_stats[0]
-    return stats.inference_stats.success.count, stats.execution_count
+    state = totals(url, model)
+    return state.requests, state.executions
