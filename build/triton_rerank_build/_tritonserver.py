@@ -7,7 +7,6 @@ import platform
 import shutil
 import sys
 import sysconfig
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,7 +74,7 @@ class Installation:
         backends = folder / "backends"
         no_caches = shutil.ignore_patterns("__pycache__")
         shutil.copytree(self.root / "backends" / "python", backends / "python", ignore=no_caches)
-        shutil.copy(_stub(self.root), backends / "python")
+        shutil.copy(stub_of(self.root, f"{sys.version_info.major}.{sys.version_info.minor}"), backends / "python")
         shutil.copytree(BACKENDS, backends, ignore=no_caches, dirs_exist_ok=True)
         return backends
 
@@ -89,18 +88,24 @@ def find(runtime: str) -> Installation:
     """
     if runtime not in RUNTIMES:
         raise ServerStartError(f"unknown runtime {runtime!r}: choose one of {', '.join(RUNTIMES)}")
-    if (sys.platform, platform.machine()) != ("linux", "x86_64"):
-        raise ServerStartError(
-            f"tritonserver comes from PyPI for Linux on x86-64 alone, this is {sys.platform} on {platform.machine()}: "
-            "run it in NVIDIA's container instead (docker-compose.yml)"
-        )
+    check_platform(sys.platform, platform.machine())
     for module in ("pytriton", "tokenizers", RUNTIMES[runtime][0]):
         if importlib.util.find_spec(module) is None:
             raise MissingExtraError(f"the package {module!r} is not installed: {INSTALL_SERVER}")
     package = Path(next(iter(importlib.util.find_spec("pytriton").submodule_search_locations)))  # type: ignore
     root = package / "tritonserver"
-    _stub(root)
-    return Installation(root, (package.parent / "nvidia_pytriton.libs", *_libpython_folder()), runtime)
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    stub_of(root, version)
+    return Installation(root, (package.parent / "nvidia_pytriton.libs", *libpython_folder(version)), runtime)
+
+
+def check_platform(system: str, machine: str) -> None:
+    """Raise ServerStartError unless the wheel's tritonserver runs on it."""
+    if (system, machine) != ("linux", "x86_64"):
+        raise ServerStartError(
+            f"tritonserver comes from PyPI for Linux on x86-64 alone, this is {system} on {machine}: "
+            "run it in NVIDIA's container instead (docker-compose.yml)"
+        )
 
 
 def check_repository(repository: Path) -> None:
@@ -123,28 +128,27 @@ def check_repository(repository: Path) -> None:
             )
 
 
-def _stub(root: Path) -> Path:
-    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+def stub_of(root: Path, version: str) -> Path:
+    """The wheel's Python stub for `version`, like "3.11", or ServerStartError."""
     stub = root / "python_backend_stubs" / version / "triton_python_backend_stub"
     if not stub.is_file():
-        there = sorted(path.name for path in stub.parent.parent.iterdir())
+        there = sorted((path.name for path in stub.parent.parent.iterdir()), key=lambda name: int(name.split(".")[1]))
         raise ServerStartError(f"nvidia-pytriton has no Python stub for {version}: use one of {', '.join(there)}")
     return stub
 
 
-def _libpython_folder() -> Iterator[Path]:
+def libpython_folder(version: str) -> list[Path]:
     """The folder of the shared libpython, which the stub is linked to; nothing if the system finds it by itself."""
-    name = f"libpython{sys.version_info.major}.{sys.version_info.minor}.so.1.0"
+    name = f"libpython{version}.so.1.0"
     for folder in (sysconfig.get_config_var("LIBDIR"), f"{sys.base_prefix}/lib"):
         if folder and (Path(folder) / name).is_file():
-            yield Path(folder)
-            return
+            return [Path(folder)]
     try:
         ctypes.CDLL(name)
     except OSError:
-        version = f"{sys.version_info.major}.{sys.version_info.minor}"
         raise ServerStartError(
             f"{name} is missing, and Triton's Python backend needs it: on Debian and Ubuntu `apt-get install "
             f"libpython{version}`; with pyenv build Python with PYTHON_CONFIGURE_OPTS=--enable-shared; Pythons "
             "installed by uv or conda have it"
         ) from None
+    return []
