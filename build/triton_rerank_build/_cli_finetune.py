@@ -9,7 +9,7 @@ from triton_rerank_build._finetune_settings import LOSSES, NEGATIVES, Settings
 
 _DESCRIPTION = """\
 Adapt a cross-encoder to your own queries and documents. Training keeps the weights that rank held-out queries
-best by nDCG@10; the folder it writes is a checkpoint for `export`.
+best by nDCG@10, those it started from among them; the folder it writes is a checkpoint for `export`.
 """
 _EPILOG = """\
 data:
@@ -50,7 +50,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     )
     for name, text in _NUMBERS.items():
         default = getattr(usual, name)
-        kind = float if name in ("learning_rate", "dev_share") else int
+        kind = float if name in ("learning_rate", "dropout", "dev_share", "max_minutes") else int
         shown = "" if default is None else " (%(default)s)"
         option = "--" + name.replace("_", "-")
         parser.add_argument(option, type=kind, default=default, metavar="N", help=text + shown)
@@ -62,6 +62,8 @@ _NUMBERS = {
     "num_negatives": "documents beside the relevant one",
     "mining_depth": "candidates that BM25 returns",
     "lora_rank": "of the update; 0 trains every weight",
+    "freeze_layers": "lowest layers to leave as they are: faster, with less memory",
+    "dropout": "share of the activations dropped while training",
     "learning_rate": "at its peak (2e-4 with LoRA, 2e-5 without)",
     "epochs": "times that every query is seen",
     "batch_size": "queries in a step",
@@ -73,6 +75,7 @@ _NUMBERS = {
     "patience": "evaluations without a gain that end the training",
     "save_every": "steps between saved states",
     "max_steps": "end after so many steps (all epochs)",
+    "max_minutes": "end after so many minutes of training, the learning rate fallen to 0",
     "seed": "of everything random",
 }
 
@@ -95,8 +98,11 @@ def run(args: argparse.Namespace) -> int:
             on_step=on_step,
         )
     print(f"nDCG@10 on held-out queries: {done.before:.4f} before, {done.after:.4f} after step {done.best_step}")
-    if done.after <= done.before:
-        print("it is not better than what it started from: more data, other negatives or a lower rate may help")
+    if done.best_step == 0:
+        print(
+            f"no step ranked them better: {done.folder} holds the weights it started from; more data, other negatives "
+            "or a lower rate may help"
+        )
     print(f"next: triton-rerank-build export {done.folder}")
     return 0
 

@@ -32,7 +32,7 @@ class Finetuned:
         folder: The checkpoint.
         before: nDCG@10 of the checkpoint that training started from, on the held-out queries.
         after: nDCG@10 of the new one.
-        best_step: Where it was reached.
+        best_step: Where it was reached; 0 if nothing was better than the start.
     """
 
     folder: Path
@@ -81,9 +81,7 @@ def finetune(
 
     work = out / _WORK
     work.mkdir(parents=True, exist_ok=True)
-    model = RankingModel(
-        found, max_length=settings.max_length, lora_rank=settings.lora_rank, bf16=settings.bf16, seed=settings.seed
-    )
+    model = RankingModel(found, settings)
     with steps.step("mining negatives"):
         if settings.negatives == "model":
             train = _mine(model, train, work)
@@ -94,8 +92,7 @@ def finetune(
     with steps.step(f"writing {out}"):
         about = _manifest(found, settings, digests, (len(train), len(dev)), state, time.monotonic() - started)
         _write(model, out, about)
-    after, best_step = state.best or (state.before, 0)
-    return Finetuned(out, state.before, after, best_step)
+    return Finetuned(out, state.before, *state.best)
 
 
 def require_extras() -> None:
@@ -119,7 +116,7 @@ def _examples(
     if not dev_paths:
         return data.split(train, settings.dev_share, settings.dev_queries, settings.seed)
     dev = data.load(dev_paths, settings.negatives, settings.mining_depth, "dev")
-    return train, dev[: settings.dev_queries]
+    return train, data.sample(dev, settings.dev_queries, settings.seed)
 
 
 def _mine(model: Any, train: list[data.Example], work: Path) -> list[data.Example]:  # noqa: ANN401  # imported late
@@ -147,7 +144,7 @@ def _manifest(
     state: "State",
     seconds: float,
 ) -> dict[str, Any]:
-    after, best_step = state.best or (state.before, 0)
+    after, best_step = state.best
     return {
         "checkpoint": checkpoint.name,
         "revision": checkpoint.revision,

@@ -85,10 +85,16 @@ def split(examples: Sequence[Example], share: float, at_most: int, seed: int) ->
     """
     if len(examples) < 2:
         raise BuildError("one query only: nothing can be held out; give --dev, or more data")
-    order = list(examples)
-    random.Random(seed).shuffle(order)
+    order = sample(examples, len(examples), seed)
     count = max(1, min(at_most, round(len(order) * share), len(order) - 1))
     return order[count:], order[:count]
+
+
+def sample(examples: Sequence[Example], at_most: int, seed: int) -> list[Example]:
+    """Some of them, of all sources alike: the same for the same seed, and a larger sample holds a smaller one."""
+    order = list(examples)
+    random.Random(seed).shuffle(order)
+    return order[:at_most]
 
 
 def hardest_by(score: Score, examples: Sequence[Example]) -> list[Example]:

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from triton_rerank_build._checkpoint import Checkpoint
+from triton_rerank_build._errors import BuildError
+from triton_rerank_build._finetune_settings import Settings
 from triton_rerank_build._tokenizer import encode_pair, load_tokenizer
 
 _TARGETS = ["query", "key", "value", "dense"]
@@ -25,28 +27,37 @@ class RankingModel:
 
     Args:
         checkpoint: What to start from.
-        max_length: Tokens of a pair; the checkpoint's limit, at most 512, if None.
-        lora_rank: Rank of the update; 0 trains every weight.
-        bf16: Whether products are computed in bf16.
-        seed: Of the update's first weights.
+        settings: Of these it takes max_length, lora_rank, freeze_layers, dropout, bf16 and the seed of the update.
+
+    Raises:
+        BuildError: The checkpoint has no more layers than are to be frozen.
     """
 
-    def __init__(
-        self, checkpoint: Checkpoint, *, max_length: int | None, lora_rank: int, bf16: bool, seed: int
-    ) -> None:
-        from transformers import AutoModelForSequenceClassification
-
-        torch.manual_seed(seed)
+    def __init__(self, checkpoint: Checkpoint, settings: Settings) -> None:
+        torch.manual_seed(settings.seed)
         self.checkpoint = checkpoint
-        self.max_length = checkpoint.resolve_max_length(max_length or min(_DEFAULT_LIMIT, checkpoint.limit))
+        self.max_length = checkpoint.resolve_max_length(settings.max_length or min(_DEFAULT_LIMIT, checkpoint.limit))
         self._tokenizer = load_tokenizer(checkpoint)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        # Weights stay fp32: bf16 has too few digits to add small updates to.
-        model: Any = AutoModelForSequenceClassification.from_pretrained(checkpoint.folder, dtype=torch.float32)
+        self._bf16 = settings.bf16
+        # On a CPU in bf16 products written out are a fifth faster than the fused attention, whose blocks are of
+        # fp32; but each layer then holds width x width numbers a head, too many for long pairs.
+        attention = "eager" if self.device.type == "cpu" and self.max_length <= _DEFAULT_LIMIT else "sdpa"
+        model = _load(checkpoint, attention)
+        layers = model.config.num_hidden_layers
+        if settings.freeze_layers >= layers:
+            raise BuildError(f"freeze_layers is {settings.freeze_layers}; {checkpoint.name} has {layers} layers")
+        for module in model.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = settings.dropout
         self._pad_id = model.config.pad_token_id
-        self._lora = lora_rank > 0
-        self._bf16 = bf16
-        self.network = (_with_lora(model, lora_rank) if self._lora else model).to(self.device)
+        self._lora = settings.lora_rank > 0
+        self.network = (_with_lora(model, settings) if self._lora else _frozen_below(model, settings)).to(self.device)
+        if self._bf16:
+            # What is trained stays fp32: bf16 has too few digits to add small updates to.
+            for parameter in self.network.parameters():
+                if not parameter.requires_grad:
+                    parameter.data = parameter.data.bfloat16()
 
     def trainable(self) -> dict[str, Tensor]:
         """Name -> parameter of all that training changes."""
@@ -92,25 +103,57 @@ class RankingModel:
 
     def save(self, folder: Path) -> None:
         """Write a checkpoint that `export` takes; with LoRA, its update goes into the weights, and beside them."""
-        network = self.network
+        # Onto the weights as they were read: those in memory may have been rounded to bf16.
+        whole = _load(self.checkpoint, "sdpa")
         if self._lora:
-            network.peft_config["default"].base_model_name_or_path = self.checkpoint.name
+            self.network.peft_config["default"].base_model_name_or_path = self.checkpoint.name
             # No look at the hub for what the vocabulary was: it is never changed here.
-            network.save_pretrained(folder / "adapter", save_embedding_layers=False)
-            network = network.merge_and_unload()
-        network.save_pretrained(folder)
+            self.network.save_pretrained(folder / "adapter", save_embedding_layers=False)
+            whole = merged(whole, folder / "adapter")
+        else:
+            whole.load_state_dict(self.trainable(), strict=False)
+        whole.save_pretrained(folder)
         for name in _TOKENIZER_FILES:
             if (self.checkpoint.folder / name).is_file():
                 (folder / name).write_bytes((self.checkpoint.folder / name).read_bytes())
 
 
-def _with_lora(model: Any, rank: int) -> Any:  # noqa: ANN401  # peft ships no types
+def _load(checkpoint: Checkpoint, attention: str) -> Any:  # noqa: ANN401  # of whatever family it is
+    from transformers import AutoModelForSequenceClassification
+
+    return AutoModelForSequenceClassification.from_pretrained(
+        checkpoint.folder, dtype=torch.float32, attn_implementation=attention
+    )
+
+
+def _frozen_below(model: Any, settings: Settings) -> Any:  # noqa: ANN401
+    if settings.freeze_layers:
+        encoder = model.base_model
+        for part in (encoder.embeddings, *encoder.encoder.layer[: settings.freeze_layers]):
+            part.requires_grad_(False)
+    return model
+
+
+def merged(model: Any, adapter: Path) -> Any:  # noqa: ANN401
+    """The model with a LoRA's update in its weights."""
+    from peft import PeftModel
+
+    with warnings.catch_warnings():
+        # peft asks transformers under a name that transformers has renamed.
+        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)
+        return PeftModel.from_pretrained(model, adapter).merge_and_unload()
+
+
+def _with_lora(model: Any, settings: Settings) -> Any:  # noqa: ANN401  # peft ships no types
     from peft import LoraConfig, get_peft_model
 
+    upper = range(settings.freeze_layers, model.config.num_hidden_layers)
     config = LoraConfig(
-        r=rank,
-        lora_alpha=rank,
+        r=settings.lora_rank,
+        lora_alpha=settings.lora_rank,
         target_modules=_TARGETS,
+        layers_to_transform=list(upper) if settings.freeze_layers else None,
+        layers_pattern="layer" if settings.freeze_layers else None,
         exclude_modules=["classifier.*"],
         modules_to_save=["classifier"],  # the head is small and the first to change: it is trained whole
         task_type="SEQ_CLS",

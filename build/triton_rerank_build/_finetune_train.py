@@ -2,6 +2,7 @@
 
 import math
 import random
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,20 +31,22 @@ class State:
     Attributes:
         step: Steps done.
         before: Measure of the checkpoint that training started from.
-        best: The best measure since then, and its step; None before the first evaluation.
+        best: The best measure, and its step; step 0 is the checkpoint itself.
         bad: Evaluations since the best one.
+        seconds: Spent in steps and evaluations.
         history: (step, mean loss since the last evaluation, measure).
     """
 
     step: int = 0
     before: float = 0.0
-    best: tuple[float, int] | None = None
+    best: tuple[float, int] = (0.0, 0)
     bad: int = 0
+    seconds: float = 0.0
     history: list[tuple[int, float, float]] = field(default_factory=list)
 
 
 class Training:
-    """Trains a model; the best weights by held-out nDCG@10 are in it afterwards.
+    """Trains a model; the best weights by held-out nDCG@10 are in it afterwards, at worst those it came with.
 
     Args:
         model: Changed in place.
@@ -86,24 +89,33 @@ class Training:
             logger.info("      going on after step %d of %d", self.state.step, self.num_steps)
         else:
             self.state.before = evaluate(self.model, self._dev)
+            self._keep_best(self.state.before)
             logger.info(
                 "      %s of the checkpoint on %d held-out queries %.4f", MEASURE, len(self._dev), self.state.before
             )
         self.model.network.train()
-        while self.state.step < self.num_steps and self.state.bad < self.settings.patience:
+        while self._share_done() < 1 and self.state.bad < self.settings.patience:
+            started = time.monotonic()
             self._step()
-            if self.state.step % self.settings.eval_every == 0 or self.state.step == self.num_steps:
+            self.state.seconds += time.monotonic() - started
+            over = self._share_done() >= 1
+            if self.state.step % self.settings.eval_every == 0 or over:
                 self._evaluate()
-            if self.state.step % self.settings.save_every == 0 or self.state.step == self.num_steps:
+            if self.state.step % self.settings.save_every == 0 or over:
                 self._save()
             if self._on_step is not None:
                 self._on_step(self.state.step, self.num_steps)
         self.model.load_trainable(self._best_weights)
         return self.state
 
+    def _share_done(self) -> float:
+        """Of the steps, or of the time where that is shorter."""
+        by_time = self.state.seconds / (60 * self.settings.max_minutes) if self.settings.max_minutes else 0.0
+        return max(self.state.step / self.num_steps, by_time)
+
     def _step(self) -> None:
         for group in self._optimizer.param_groups:
-            group["lr"] = self.settings.peak * schedule(self.state.step, self.num_steps, self.settings.warmup)
+            group["lr"] = self.settings.peak * schedule(self._share_done(), 1 / self.num_steps, self.settings.warmup)
         lists = self._lists(self.state.step)
         lists.sort(key=lambda item: sum(map(len, item.documents)))  # similar lengths together: little padding
         total = 0.0
@@ -129,16 +141,24 @@ class Training:
         return [training_list(self._examples[index], self.settings.num_negatives, chance) for index in chosen]
 
     def _evaluate(self) -> None:
+        started = time.monotonic()
         value, state = evaluate(self.model, self._dev), self.state
+        state.seconds += time.monotonic() - started
         loss = sum(self._losses) / max(1, len(self._losses))
         self._losses.clear()
         state.history.append((state.step, loss, value))
-        if state.best is None or value > state.best[0]:
-            state.best, state.bad = (value, state.step), 0
-            self._best_weights = {name: tensor.detach().clone() for name, tensor in self.model.trainable().items()}
+        if value > state.best[0]:
+            self._keep_best(value)
         else:
             state.bad += 1
-        logger.info("      step %d of %d: loss %.4f, %s %.4f", state.step, self.num_steps, loss, MEASURE, value)
+        logger.info(
+            "      step %d of %d, %.0f s: loss %.4f, %s %.4f",
+            *(state.step, self.num_steps, state.seconds, loss, MEASURE, value),
+        )
+
+    def _keep_best(self, value: float) -> None:
+        self.state.best, self.state.bad = (value, self.state.step), 0
+        self._best_weights = {name: tensor.detach().clone() for name, tensor in self.model.trainable().items()}
 
     def _save(self) -> None:
         content = {
@@ -167,21 +187,37 @@ class Training:
         torch.set_rng_state(content["random"].cpu())
 
 
-def schedule(step: int, num_steps: int, warmup: float) -> float:
-    """Share of the peak learning rate: up in the first `warmup` of the steps, then down to 0."""
-    rising = max(1, round(num_steps * warmup))
-    return min((step + 1) / rising, (num_steps - step) / max(1, num_steps - rising + 1))
+def schedule(done: float, step: float, warmup: float) -> float:
+    """Share of the peak learning rate: up in the first `warmup` of the training, then down to 0.
+
+    Args:
+        done: Share of the training that is behind.
+        step: Share that one step is; the rate is never 0, from the first step to the last.
+        warmup: Share in which the rate rises; at least one step.
+    """
+    rising = max(step, warmup)
+    return max(step, min((done + step) / rising, (1 - done) / (1 - rising + step)))
 
 
 def forward(model: RankingModel, lists: Sequence[TrainingList]) -> tuple[Tensor, Tensor]:
     """Logits and relevances, [num_lists, list_length] fp32; places without a document have relevance `ABSENT`."""
     longest = max(len(item.documents) for item in lists)
-    logits = iter(model.logits([(item.query, document) for item in lists for document in item.documents]))
+    logits = iter(_by_length(model, [(item.query, document) for item in lists for document in item.documents]))
     zero = torch.zeros((), device=model.device)
     rows = [[next(logits) for _ in item.documents] for item in lists]
     padded = torch.stack([torch.stack([*row, *[zero] * (longest - len(row))]) for row in rows])
     relevances = [[*item.relevances, *[ABSENT] * (longest - len(item.relevances))] for item in lists]
     return padded, torch.tensor(relevances, device=model.device)
+
+
+def _by_length(model: RankingModel, pairs: Sequence[tuple[str, str]]) -> list[Tensor]:
+    """A logit each, computed in two halves, the shorter pairs and the longer: less padding, the same memory."""
+    order = sorted(range(len(pairs)), key=lambda place: len(pairs[place][0]) + len(pairs[place][1]))
+    half = (len(order) + 1) // 2
+    results: dict[int, Tensor] = {}
+    for places in filter(None, (order[:half], order[half:])):
+        results |= zip(places, model.logits([pairs[place] for place in places]), strict=True)
+    return [results[place] for place in range(len(pairs))]
 
 
 def evaluate(model: RankingModel, dev: Sequence[Example]) -> float:

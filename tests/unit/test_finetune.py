@@ -24,6 +24,15 @@ LOGITS = torch.tensor([[2.0, 1.0, 0.0], [0.5, -1.0, 9.0]])
 RELEVANCES = torch.tensor([[1.0, 0.0, 0.0], [2.0, 0.0, ABSENT]])
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Models this small gain nothing from a second one, and wait for it where the machine is busy."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 def log_add(*values):
     return math.log(sum(math.exp(value) for value in values))
 
@@ -73,11 +82,12 @@ def test_losses_are_all_offered():
 
 
 def test_schedule_rises_and_falls():
-    shares = [schedule(step, 10, 0.2) for step in range(10)]
-    assert shares[:2] == [0.5, 1.0]
+    shares = [schedule(step / 10, 1 / 10, 0.2) for step in range(10)]
+    assert shares[:2] == pytest.approx([0.5, 1.0])
     assert shares[2:] == sorted(shares[2:], reverse=True)
     assert 0 < shares[-1] < 0.2
     assert schedule(0, 1, 0.06) == 1
+    assert schedule(0.999, 0.01, 0.06) == 0.01  # time is nearly up: the last step still moves
 
 
 @pytest.fixture
@@ -160,6 +170,7 @@ def test_split_keeps_every_query_once():
     assert (len(train), len(dev)) == (36, 4)
     assert sorted(example.query for example in train + dev) == sorted(example.query for example in examples)
     assert data.split(examples, 0.1, 200, seed=1) == (train, dev)
+    assert data.sample(examples, 4, seed=1) == dev
     with pytest.raises(BuildError, match="nothing can be held out"):
         data.split(examples[:1], 0.1, 200, seed=1)
 
@@ -190,7 +201,7 @@ def tiny(tmp_path, request):
 
 
 def test_pairs_and_logits_are_those_of_the_checkpoint(tiny):
-    model = RankingModel(resolve_checkpoint(str(tiny)), max_length=None, lora_rank=0, bf16=False, seed=0)
+    model = RankingModel(resolve_checkpoint(str(tiny)), Settings(lora_rank=0, bf16=False))
     assert model.max_length == LIMIT
     reference = AutoModelForSequenceClassification.from_pretrained(tiny).eval()
     query, document, _ = TRIPLES[0]
@@ -226,7 +237,7 @@ def test_training_makes_a_better_checkpoint(json_lines, tmp_path, family, lora_r
     assert list(about["data_sha256"]) == [f"{json_lines.parent.name}/data.jsonl"]
     assert not (out / "training").exists()
     # What was written ranks as well as what was trained.
-    written = RankingModel(resolve_checkpoint(str(out)), max_length=None, lora_rank=0, bf16=False, seed=0)
+    written = RankingModel(resolve_checkpoint(str(out)), Settings(lora_rank=0, bf16=False))
     dev = data.load([json_lines], "given", 10)
     assert evaluate(written, dev) == pytest.approx(done.after)
     with pytest.raises(BuildError, match="holds a finished checkpoint"):
@@ -269,7 +280,53 @@ def test_training_stops_when_nothing_gets_better(json_lines, tmp_path):
     settings = Settings(**SMALL | {"learning_rate": 1e-9, "eval_every": 1, "patience": 2})
     done = finetune(checkpoint, [json_lines], tmp_path / "out", settings)
     history = json.loads((done.folder / MANIFEST).read_text())["history"]
-    assert [entry["step"] for entry in history] == [1, 2, 3]
+    assert [entry["step"] for entry in history] == [1, 2]
+
+
+def test_what_ends_below_its_start_is_not_kept(json_lines, tmp_path, capsys):
+    """Trained to rank held-out documents the wrong way round, the checkpoint stays what it was."""
+    reversed_lines = tmp_path / "reversed.jsonl"
+    with reversed_lines.open("w") as file:
+        for line in map(json.loads, json_lines.read_text().splitlines()):
+            for negative in line["negatives"]:
+                file.write(json.dumps(line | {"positive": negative, "negatives": [line["positive"]]}) + "\n")
+    checkpoint = tmp_path / "start"
+    settings = Settings(**SMALL | {"lora_rank": 4, "learning_rate": 2e-2, "dev_queries": 10, "epochs": 20})
+    start = str(tiny_checkpoint(tmp_path / "tiny", "xlm-roberta"))
+    finetune(start, [json_lines], checkpoint, settings, dev_paths=[json_lines])
+    arguments = ["finetune", str(checkpoint), "--data", str(reversed_lines), "--dev", str(json_lines)]
+    arguments += ["--negatives", "given", "--out", str(tmp_path / "out"), "--learning-rate", "0.02", "--fp32"]
+    assert main([*arguments, "--max-steps", "8", "--eval-every", "2", "--freeze-layers", "1"]) == 0
+    assert "no step ranked them better" in capsys.readouterr().out
+    about = json.loads((tmp_path / "out" / MANIFEST).read_text())
+    assert about["nDCG@10"]["step"] == 0
+    assert all(entry["nDCG@10"] < about["nDCG@10"]["before"] for entry in about["history"])
+    pairs = [(query, document) for query, document, _ in TRIPLES]
+    before, after = (
+        RankingModel(resolve_checkpoint(str(folder)), Settings(lora_rank=0, bf16=False)).score(pairs)
+        for folder in (checkpoint, tmp_path / "out")
+    )
+    assert after == pytest.approx(before, abs=1e-6)
+
+
+@pytest.mark.parametrize("lora_rank", [4, 0])
+def test_frozen_layers_stay_as_they_are(tmp_path, lora_rank):
+    checkpoint = resolve_checkpoint(str(tiny_checkpoint(tmp_path / "tiny", "bert")))
+    model = RankingModel(checkpoint, Settings(lora_rank=lora_rank, freeze_layers=1))
+    names = list(model.trainable())
+    assert any(".layer.1." in name for name in names)
+    assert any("classifier" in name for name in names)
+    assert not any(".layer.0." in name or "embeddings" in name for name in names)
+    with pytest.raises(BuildError, match=r"freeze_layers is 2; tiny has 2 layers"):
+        RankingModel(checkpoint, Settings(freeze_layers=2))
+
+
+def test_training_ends_in_time(json_lines, tmp_path):
+    checkpoint = str(tiny_checkpoint(tmp_path / "tiny", "xlm-roberta"))
+    settings = Settings(**SMALL | {"max_minutes": 1e-6, "eval_every": 1000})
+    done = finetune(checkpoint, [json_lines], tmp_path / "out", settings)
+    history = json.loads((done.folder / MANIFEST).read_text())["history"]
+    assert [entry["step"] for entry in history] == [1]  # it looks at the clock after a step, then evaluates
 
 
 def test_command(json_lines, tmp_path, capsys):
@@ -282,7 +339,13 @@ def test_command(json_lines, tmp_path, capsys):
     assert "none" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("wrong", [{"loss": "hinge"}, {"negatives": "some"}, {"epochs": 0}, {"lora_rank": -1}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *({"loss": "hinge"}, {"negatives": "some"}, {"epochs": 0}, {"lora_rank": -1}),
+        *({"freeze_layers": -1}, {"dropout": 1.0}, {"max_minutes": 0.0}),
+    ],
+)
 def test_settings_are_checked(wrong):
     with pytest.raises(BuildError, match=str(next(iter(wrong)))):
         Settings(**wrong)
