@@ -7,9 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from tiny_late import tiny_colbert
+from tiny_models import tiny_checkpoint
 from triton_rerank_build import EmbeddedServer, export
 from triton_rerank_build._demo import demo_revision
 from triton_rerank_build._files import cache_folder
+from triton_rerank_build._late_settings import LateOptions
 from triton_rerank_build._manifest import exporter_digest
 
 # A shell that runs the suite in the background ignores SIGINT for it, and every process would inherit that: the tests
@@ -78,3 +81,28 @@ def onnxruntime_server(demo_repository: Path) -> Iterator[EmbeddedServer]:
     """The GPU's config.pbtxt, through the stand-in of NVIDIA's backend."""
     with EmbeddedServer(demo_repository, runtime="onnxruntime") as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def colbert_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny ColBERT checkpoint, exported; no reranker beside it."""
+    folder = tmp_path_factory.mktemp("colbert")
+    export(str(tiny_colbert(folder / "tiny")), repository=folder / "repository")
+    return folder / "repository"
+
+
+@pytest.fixture(scope="session")
+def colbert_server(colbert_repository: Path) -> Iterator[EmbeddedServer]:
+    """It, as a GPU server would serve it, in full precision."""
+    with EmbeddedServer(colbert_repository, runtime="onnxruntime") as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def encoder_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The encoder of a tiny XLM-R classifier for late interaction, fp16."""
+    folder = tmp_path_factory.mktemp("encoder")
+    source = tiny_checkpoint(folder / "tiny", "xlm-roberta")
+    options = LateOptions("query: ", "passage: ", query_length=40)
+    export(str(source), repository=folder / "repository", precision="fp16", late_interaction=options)
+    return folder / "repository"

@@ -7,6 +7,8 @@ from triton_rerank_build._checkpoint import Checkpoint, resolve_checkpoint
 from triton_rerank_build._errors import RepositoryError
 from triton_rerank_build._export import IR_VERSION, OPSET, PRECISIONS, export_onnx, load_model
 from triton_rerank_build._extras import require_build_extra
+from triton_rerank_build._late_build import LateExport, export_late
+from triton_rerank_build._late_settings import LateOptions
 from triton_rerank_build._manifest import Manifest, exporter_digest, now, tool_versions
 from triton_rerank_build._memory import GPU_MAX_LENGTH
 from triton_rerank_build._progress import Steps, logger
@@ -36,22 +38,25 @@ def export(
     max_length: int | None = None,
     revision: str | None = None,
     force: bool = False,
+    late_interaction: LateOptions | None = None,
 ) -> Manifest:
     """Export a checkpoint to ONNX, prove it against PyTorch, and install it into a model repository.
 
     An installation of the same checkpoint, precision and length that is intact is left as it is.
 
     Args:
-        checkpoint: A local folder, an id on the Hugging Face hub, or `demo`.
+        checkpoint: A local folder, an id on the Hugging Face hub, `demo` or `demo-late`. A ColBERT checkpoint is known
+            by its artifact.metadata, and installed for late interaction.
         repository: Folder of the Triton model repository; made, with its configuration files, if missing.
         precision: fp32, or fp16 for GPUs.
-        max_length: Longest pair in tokens; the checkpoint's limit if None, at fp16 no more than a GPU of 24 GB holds in
-            a full batch.
+        max_length: Longest pair in tokens, or longest document in late interaction; the checkpoint's limit if None, of
+            pairs at fp16 no more than a GPU of 24 GB holds in a full batch.
         revision: Branch, tag or commit on the hub.
         force: Replace a different installation, or one that cannot be read.
+        late_interaction: Take the encoder of any checkpoint for late interaction, with these options.
 
     Returns:
-        The manifest of what is now installed.
+        The manifest of what is now installed; a `LateManifest` after an export for late interaction.
 
     Raises:
         UnsupportedModelError: The checkpoint is not a one-logit BERT / RoBERTa / XLM-R classifier.
@@ -67,15 +72,24 @@ def export(
         raise RepositoryError(f"{repository} is a file, not a model repository")
     steps = Steps(6)
     with steps.step(f"finding the checkpoint {checkpoint}"):
-        source = resolve_checkpoint(checkpoint, revision)
-        length = source.resolve_max_length(max_length)
-        if max_length is None and precision == "fp16" and length > GPU_MAX_LENGTH:
-            logger.info("      up to %d of its %d tokens, for GPUs of 24 GB (--max-length)", GPU_MAX_LENGTH, length)
-            length = GPU_MAX_LENGTH
-        if (present := _present(repository, source, precision, length, force)) is not None:
-            logger.info("      %s is installed and intact: nothing to do", checkpoint)
-            return present
+        source = resolve_checkpoint(checkpoint, revision, late_interaction=late_interaction is not None)
+        length = _max_length(source, precision, max_length)
+        present = None if source.late_interaction else _present(repository, source, precision, length, force)
+    if source.late_interaction:
+        options = late_interaction or LateOptions()
+        return export_late(LateExport(source, repository, precision, max_length, options, force), steps)
+    if present is not None:
+        logger.info("      %s is installed and intact: nothing to do", checkpoint)
+        return present
     return _export(source, repository, precision, length, steps)
+
+
+def _max_length(source: Checkpoint, precision: str, asked: int | None) -> int:
+    length = source.resolve_max_length(asked)
+    if source.late_interaction or asked is not None or precision != "fp16" or length <= GPU_MAX_LENGTH:
+        return length
+    logger.info("      up to %d of its %d tokens, for GPUs of 24 GB (--max-length)", GPU_MAX_LENGTH, length)
+    return GPU_MAX_LENGTH
 
 
 def _present(repository: Path, source: Checkpoint, precision: str, max_length: int, force: bool) -> Manifest | None:

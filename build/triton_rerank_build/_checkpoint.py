@@ -11,6 +11,8 @@ from triton_rerank_build._files import sha256_file, sha256_texts
 from triton_rerank_build._hub import download, looks_like_hub_id
 
 DEMO = "demo"
+DEMO_LATE = "demo-late"
+COLBERT_FILE = "artifact.metadata"
 FAMILIES = ("bert", "roberta", "xlm-roberta")
 # Room for the special tokens of a pair, a short query and some of the document.
 MIN_MAX_LENGTH = 16
@@ -25,7 +27,9 @@ class Checkpoint:
         folder: Where its files are.
         revision: The hub's commit, or a digest of the files of a folder: what pins its content.
         family: One of `FAMILIES`.
-        limit: Most tokens of a pair that the checkpoint can take.
+        limit: Most tokens of a pair, or of a text in late interaction, that the checkpoint can take.
+        late_interaction: Whether it is to be an encoder of texts, rather than a cross-encoder.
+        colbert: Whether its encoder is ColBERT's, with a projection and `COLBERT_FILE`.
     """
 
     name: str
@@ -33,6 +37,8 @@ class Checkpoint:
     revision: str
     family: str
     limit: int
+    late_interaction: bool = False
+    colbert: bool = False
 
     def resolve_max_length(self, requested: int | None) -> int:
         """The length to export for.
@@ -49,17 +55,23 @@ class Checkpoint:
         return requested
 
 
-def resolve_checkpoint(name: str, revision: str | None = None) -> Checkpoint:
+def resolve_checkpoint(name: str, revision: str | None = None, *, late_interaction: bool = False) -> Checkpoint:
     """Find `name`, fetch it where needed, and check what its small files say.
 
     Args:
-        name: A local folder, an id on the Hugging Face hub, or `demo`.
+        name: A local folder, an id on the Hugging Face hub, `demo` or `demo-late`.
         revision: Branch, tag or commit on the hub; its commit is pinned into the result.
+        late_interaction: Take the encoder of any checkpoint; a ColBERT checkpoint is known by its files.
 
     Raises:
         UnsupportedModelError: It is no such thing, or not a one-logit BERT / RoBERTa / XLM-R classifier.
         BuildError: A download failed.
     """
+    if name == DEMO_LATE or (name == DEMO and late_interaction):
+        from triton_rerank_build._late_demo import demo_late_checkpoint, demo_late_revision
+
+        folder = demo_late_checkpoint()
+        return inspect_folder(folder, name=DEMO_LATE, revision=demo_late_revision(), late_interaction=True)
     if name == DEMO:
         from triton_rerank_build._demo import demo_checkpoint, demo_revision
 
@@ -67,29 +79,38 @@ def resolve_checkpoint(name: str, revision: str | None = None) -> Checkpoint:
     folder = Path(name).expanduser()
     if folder.exists() or not looks_like_hub_id(name):
         _require_folder(folder)
-        return inspect_folder(folder, name=folder.resolve().name)
+        return inspect_folder(folder, name=folder.resolve().name, late_interaction=late_interaction)
     folder, commit = download(name, revision)
-    return inspect_folder(folder, name=name, revision=commit)
+    return inspect_folder(folder, name=name, revision=commit, late_interaction=late_interaction)
 
 
-def inspect_folder(folder: Path, *, name: str, revision: str | None = None) -> Checkpoint:
+def inspect_folder(
+    folder: Path, *, name: str, revision: str | None = None, late_interaction: bool = False
+) -> Checkpoint:
     """Check a folder's configuration, tokenizer and weight files, without reading the weights.
 
     Args:
         folder: Of the checkpoint.
         name: What the checkpoint is called in messages and in the manifest.
         revision: What pins the content; a digest of the files if None.
+        late_interaction: See `resolve_checkpoint`.
 
     Raises:
         UnsupportedModelError: With the first reason found.
     """
     config = read_json(folder / "config.json", name)
-    family = _check_config(config, name)
+    family = _check_encoder(config, name)
+    colbert = (folder / COLBERT_FILE).is_file()
+    late_interaction = late_interaction or colbert
+    if not late_interaction:
+        _check_one_logit(config, name)
     _check_tokenizer(folder, name)
     weights = _weight_files(folder, name)
     if revision is None:
-        revision = _digest([folder / "config.json", folder / "tokenizer.json", *weights])
-    return Checkpoint(name, folder, revision, family, _limit(folder, config, family, name))
+        small = [folder / name for name in ("config.json", "tokenizer.json", *([COLBERT_FILE] if colbert else []))]
+        revision = _digest([*small, *weights])
+    limit = _limit(folder, config, family, name)
+    return Checkpoint(name, folder, revision, family, limit, late_interaction, colbert)
 
 
 def read_json(path: Path, name: str) -> dict[str, Any]:
@@ -116,25 +137,29 @@ def _require_folder(folder: Path) -> None:
         raise UnsupportedModelError(f"{folder} is a file; give the folder of the checkpoint that holds config.json")
 
 
-def _check_config(config: Mapping[str, Any], name: str) -> str:
+def _check_encoder(config: Mapping[str, Any], name: str) -> str:
     family = config.get("model_type")
     if family not in FAMILIES:
         raise UnsupportedModelError(f"{name} is of type {family!r}; supported are {', '.join(FAMILIES)}")
-    architectures = config.get("architectures") or []
-    if not any(str(architecture).endswith("ForSequenceClassification") for architecture in architectures):
-        found = ", ".join(map(str, architectures)) or "none"
-        raise UnsupportedModelError(
-            f"{name} is no cross-encoder: expected a ...ForSequenceClassification architecture, found {found}"
-        )
-    # transformers' own rule: id2label counts when present, otherwise num_labels, otherwise two.
-    num_labels = len(config["id2label"]) if config.get("id2label") else config.get("num_labels", 2)
-    if num_labels != 1:
-        raise UnsupportedModelError(f"{name} gives {num_labels} logits per pair; a reranker gives exactly 1")
     if not isinstance(config.get("pad_token_id"), int):
         raise UnsupportedModelError(f"config.json of {name} has no pad_token_id")
     if config.get("position_embedding_type", "absolute") != "absolute" or config.get("is_decoder"):
         raise UnsupportedModelError(f"{name} has relative positions or a decoder; supported are plain encoders")
     return str(family)
+
+
+def _check_one_logit(config: Mapping[str, Any], name: str) -> None:
+    architectures = config.get("architectures") or []
+    if not any(str(architecture).endswith("ForSequenceClassification") for architecture in architectures):
+        found = ", ".join(map(str, architectures)) or "none"
+        raise UnsupportedModelError(
+            f"{name} is no cross-encoder: expected a ...ForSequenceClassification architecture, found {found}; "
+            "--late-interaction takes its encoder"
+        )
+    # transformers' own rule: id2label counts when present, otherwise num_labels, otherwise two.
+    num_labels = len(config["id2label"]) if config.get("id2label") else config.get("num_labels", 2)
+    if num_labels != 1:
+        raise UnsupportedModelError(f"{name} gives {num_labels} logits per pair; a reranker gives exactly 1")
 
 
 def _check_tokenizer(folder: Path, name: str) -> None:

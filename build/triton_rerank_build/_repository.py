@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from triton_rerank_build._errors import RepositoryError
@@ -23,7 +24,32 @@ PLAN = CROSS_ENCODER / "model.plan"
 MANIFESTS = (TOKENIZER / MANIFEST_FILE, CROSS_ENCODER / MANIFEST_FILE)
 ARTEFACTS = (TOKENIZER / TOKENIZER_FILE, CROSS_ENCODER / WEIGHTS_FILE, CROSS_ENCODER / MODEL_FILE)
 
-_MODELS = ("cross_encoder", "reranker", "tokenizer")
+
+@dataclass(frozen=True)
+class Layout:
+    """Where an ensemble's generated files lie in a repository.
+
+    Attributes:
+        ensemble: Its name.
+        models: Folders of the ensemble and of the models it needs.
+        artefacts: Generated files, in the order of installing.
+        manifests: The same file beside each artefact's model; the last one counts, and where it is all is in place.
+        derived: What others make of the artefacts, gone when these are replaced.
+    """
+
+    ensemble: str
+    models: tuple[str, ...]
+    artefacts: tuple[Path, ...]
+    manifests: tuple[Path, ...]
+    derived: tuple[Path, ...] = ()
+
+    @property
+    def home(self) -> Path:
+        """The folder of the graph, where staging happens."""
+        return self.manifests[-1].parent
+
+
+RERANKER = Layout("reranker", ("cross_encoder", "reranker", "tokenizer"), ARTEFACTS, MANIFESTS, (PLAN,))
 
 
 def template_repository() -> Path:
@@ -49,11 +75,11 @@ def read_manifest(repository: Path) -> Manifest | None:
     return Manifest.from_json(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
-def complete_from_template(repository: Path, template: Path) -> None:
+def complete_from_template(repository: Path, template: Path, layout: Layout = RERANKER) -> None:
     """Copy the committed files of `template` that `repository` lacks; files that are there are left as they are."""
     if repository.resolve() == template.resolve():
         return
-    for source in sorted(path for model in _MODELS for path in (template / model).rglob("*")):
+    for source in sorted(path for model in layout.models for path in (template / model).rglob("*")):
         target = repository / source.relative_to(template)
         # The template of a checkout may hold generated files as well.
         if (source.suffix in {".pbtxt", ".py"} or source.name == ".gitkeep") and not target.exists():
@@ -62,19 +88,20 @@ def complete_from_template(repository: Path, template: Path) -> None:
 
 
 @contextmanager
-def staging(repository: Path, needed_bytes: int) -> Iterator[Path]:
+def staging(repository: Path, needed_bytes: int, layout: Layout = RERANKER) -> Iterator[Path]:
     """A temporary folder in the file system of `repository`, for one export at a time.
 
     Args:
         repository: Where the artefacts will go.
         needed_bytes: What will be written; checked against the free space first.
+        layout: Of what is exported.
 
     Raises:
         RepositoryError: Too little space, or another export is writing here.
     """
-    home = repository / CROSS_ENCODER
-    home.mkdir(parents=True, exist_ok=True)
-    (repository / TOKENIZER).mkdir(parents=True, exist_ok=True)
+    home = repository / layout.home
+    for path in layout.manifests:
+        (repository / path).parent.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(home).free
     if free < needed_bytes:
         raise RepositoryError(
@@ -88,25 +115,26 @@ def staging(repository: Path, needed_bytes: int) -> Iterator[Path]:
         raise RepositoryError(f"another export is writing into {repository}") from error
 
 
-def measure(staged: Path) -> dict[str, Artefact]:
+def measure(staged: Path, layout: Layout = RERANKER) -> dict[str, Artefact]:
     """Size and hash of every staged artefact, by its path inside the repository."""
-    return {path.as_posix(): Artefact.of(staged / path.name) for path in ARTEFACTS}
+    return {path.as_posix(): Artefact.of(staged / path.name) for path in layout.artefacts}
 
 
-def install(staged: Path, repository: Path, manifest: Manifest) -> None:
+def install(staged: Path, repository: Path, manifest: Manifest, layout: Layout = RERANKER) -> None:
     """Move staged artefacts into place.
 
     Args:
-        staged: Folder from `staging`, with one file for each of `ARTEFACTS`.
+        staged: Folder from `staging`, with one file for each of the layout's artefacts.
         repository: The one it was made for.
         manifest: Written last.
+        layout: Of what is installed.
     """
     # A plan of the graph that is replaced goes with it.
-    for path in (*MANIFESTS, PLAN):
+    for path in (*layout.manifests, *layout.derived):
         (repository / path).unlink(missing_ok=True)
-    for path in ARTEFACTS:
+    for path in layout.artefacts:
         _publish(staged / path.name, repository / path)
-    _publish_manifests(staged, repository, manifest)
+    _publish_manifests(staged, repository, manifest, layout)
 
 
 def install_plan(staged: Path, repository: Path, manifest: Manifest) -> None:
@@ -120,11 +148,11 @@ def install_plan(staged: Path, repository: Path, manifest: Manifest) -> None:
     for path in MANIFESTS:
         (repository / path).unlink(missing_ok=True)
     _publish(staged / PLAN.name, repository / PLAN)
-    _publish_manifests(staged, repository, manifest)
+    _publish_manifests(staged, repository, manifest, RERANKER)
 
 
-def _publish_manifests(staged: Path, repository: Path, manifest: Manifest) -> None:
-    for path in MANIFESTS:
+def _publish_manifests(staged: Path, repository: Path, manifest: Manifest, layout: Layout) -> None:
+    for path in layout.manifests:
         file = staged / MANIFEST_FILE
         file.write_text(manifest.to_json(), encoding="utf-8")
         _publish(file, repository / path)

@@ -59,6 +59,7 @@ class EmbeddedServer:
     ) -> None:
         self.repository = Path(repository).resolve()
         self.runtime = runtime
+        self.models: tuple[str, ...] = ()
         self._asked_ports = (grpc_port, http_port, metrics_port)
         self._ports: tuple[int, ...] = self._asked_ports
         self.log_path = Path(log).resolve() if log is not None else None
@@ -97,7 +98,8 @@ class EmbeddedServer:
         if self.running:
             raise ServerStartError(f"this server already runs on {self.grpc_url}")
         installation = _tritonserver.find(self.runtime)
-        _tritonserver.check_repository(self.repository)
+        installed = _tritonserver.installed_ensembles(self.repository)
+        self.models = tuple(layout.ensemble for layout in installed)
         self._ports = free_ports(self._asked_ports)
         folder = Path(tempfile.mkdtemp(prefix="triton-rerank-"))
         self._log = self._open_log()
@@ -115,6 +117,7 @@ class EmbeddedServer:
             "--",
             *installation.command(self.repository, folder, self._ports, shm_prefix, HOST),
             f"--exit-timeout-secs={int(self._exit_timeout_s)}",
+            *_tritonserver.load_arguments(self.repository, installed),
             *self._arguments,
         ]
         self._supervisor = subprocess.Popen(
@@ -181,13 +184,15 @@ class EmbeddedServer:
         from triton_rerank import RerankClient, RerankError
 
         deadline = time.monotonic() + self._start_timeout_s
-        with RerankClient(self.grpc_url, max_retries=0) as client:
+        with contextlib.ExitStack() as stack:
+            clients = [stack.enter_context(RerankClient(self.grpc_url, model, max_retries=0)) for model in self.models]
             while True:
                 if not self.running:
                     raise ServerStartError(f"tritonserver ended while starting; the end of its log:\n{self.log_tail()}")
                 try:
                     if _listens(self._ports[0]):
-                        client.rerank("ready?", ["One real pair was scored."], timeout=60.0)
+                        for client in clients:
+                            client.rerank("ready?", ["One real pair was scored."], timeout=60.0)
                         return
                 except RerankError as error:
                     reason = str(error)

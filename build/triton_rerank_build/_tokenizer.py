@@ -106,3 +106,22 @@ def check_same_ids(tokenizer: "Tokenizer", checkpoint: Checkpoint, pairs: Iterab
                 f"tokenizer.json of {checkpoint.name} gives other ids than transformers for "
                 f"{query[:40]!r} + {document[:40]!r}: {found[:12]} ... instead of {expected[:12]} ..."
             )
+
+
+def check_same_text_ids(tokenizer: "Tokenizer", checkpoint: Checkpoint, texts: Iterable[str]) -> None:
+    """Prove for single texts, without special tokens, what `check_same_ids` proves for pairs.
+
+    Raises:
+        ParityError: tokenizer.json gives other ids than transformers for one of `texts`.
+    """
+    from transformers import AutoTokenizer
+
+    reference: Any = AutoTokenizer.from_pretrained(str(checkpoint.folder))
+    for text in texts:
+        expected = reference([text], add_special_tokens=False)["input_ids"][0]
+        found = tokenizer.encode(text, add_special_tokens=False).ids
+        if found != expected:
+            raise ParityError(
+                f"tokenizer.json of {checkpoint.name} gives other ids than transformers for {text[:40]!r}: "
+                f"{found[:12]} ... instead of {expected[:12]} ..."
+            )

@@ -7,10 +7,13 @@ import platform
 import shutil
 import sys
 import sysconfig
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from triton_rerank_build._errors import MissingExtraError, RepositoryError, ServerStartError
+from triton_rerank_build._late_repository import LATE
+from triton_rerank_build._repository import RERANKER, Layout
 
 BACKENDS = Path(__file__).parent / "backends"
 # Runtime -> (the module it needs, tritonserver's options).
@@ -108,8 +111,33 @@ def check_platform(system: str, machine: str) -> None:
         )
 
 
+def installed_ensembles(repository: Path) -> tuple[Layout, ...]:
+    """Those whose generated files are in `repository`.
+
+    Raises:
+        RepositoryError: There is none; the message is about the reranker.
+    """
+    installed = tuple(
+        layout
+        for layout in (RERANKER, LATE)
+        if all((repository / path).is_file() for path in (*layout.artefacts, *layout.manifests[-1:]))
+    )
+    if RERANKER in installed or not installed:
+        check_repository(repository)
+    return installed
+
+
+def load_arguments(repository: Path, installed: Sequence[Layout]) -> tuple[str, ...]:
+    """Tritonserver's options that leave out models whose generated files are missing, without which it would end."""
+    incomplete = {model for layout in (RERANKER, LATE) if layout not in installed for model in layout.models}
+    folders = {path.parent.name for path in repository.glob("*/config.pbtxt")}
+    if not incomplete & folders:
+        return ()
+    return ("--model-control-mode=explicit", *(f"--load-model={model}" for model in sorted(folders - incomplete)))
+
+
 def check_repository(repository: Path) -> None:
-    """Raise RepositoryError unless the committed files and the artefacts are there."""
+    """Raise RepositoryError unless the reranker's committed files and artefacts are there."""
     for model in ("reranker", "tokenizer", "cross_encoder"):
         if not (repository / model / "config.pbtxt").is_file():
             raise RepositoryError(

@@ -1,0 +1,66 @@
+"""Late interaction in a model repository: where its files lie, and the manifest that says what they are."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from triton_rerank_build._errors import RepositoryError
+from triton_rerank_build._export import MODEL_FILE, WEIGHTS_FILE
+from triton_rerank_build._files import sha256_texts
+from triton_rerank_build._late_settings import LateSettings
+from triton_rerank_build._manifest import MANIFEST_FILE, Manifest
+from triton_rerank_build._repository import TOKENIZER_FILE, Layout
+
+ENCODER = Path("late_encoder") / "1"
+SCORER = Path("late_scorer") / "1"
+TOKENIZER = Path("late_tokenizer") / "1"
+LATE = Layout(
+    "late_interaction",
+    ("late_encoder", "late_interaction", "late_scorer", "late_tokenizer"),
+    (TOKENIZER / TOKENIZER_FILE, ENCODER / WEIGHTS_FILE, ENCODER / MODEL_FILE),
+    (TOKENIZER / MANIFEST_FILE, SCORER / MANIFEST_FILE, ENCODER / MANIFEST_FILE),
+)
+# Not in model_repository/: Triton loads every folder there, and these have nothing to load before an export.
+TEMPLATES = Path(__file__).parent / "late_interaction"
+
+_EXPORTER = ("_graph.py", "_export.py", "_late_graph.py", "_late_settings.py")
+
+
+@dataclass(frozen=True)
+class LateManifest(Manifest):
+    """The record of one export for late interaction; `max_length` is that of a document, `parity` of vectors.
+
+    Attributes:
+        settings: What the served models need to know.
+    """
+
+    settings: LateSettings | None = None
+
+    @classmethod
+    def from_json(cls, text: str) -> "LateManifest":
+        """Parse what `to_json` wrote.
+
+        Raises:
+            RepositoryError: It is no manifest of this format.
+        """
+        manifest = super().from_json(text)
+        if not isinstance(manifest, cls) or not isinstance(manifest.settings, Mapping):
+            raise RepositoryError(f"{MANIFEST_FILE} says nothing of late interaction")
+        content: dict[str, Any] = {**vars(manifest), "settings": LateSettings.from_dict(manifest.settings)}
+        return cls(**content)
+
+
+def read_late_manifest(repository: Path) -> LateManifest | None:
+    """The manifest of a complete installation, None where there is none.
+
+    Raises:
+        RepositoryError: The file is there but cannot be read.
+    """
+    path = repository / LATE.manifests[-1]
+    return LateManifest.from_json(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def late_exporter_digest() -> str:
+    """What `Manifest.exporter` is for this installation."""
+    return sha256_texts(Path(__file__).with_name(name).read_text(encoding="utf-8") for name in _EXPORTER)[:16]

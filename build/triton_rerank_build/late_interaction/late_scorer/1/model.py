@@ -1,0 +1,270 @@
+"""Scorer of late interaction: token ids of (query, document) pairs -> logits, with the vectors of texts kept.
+
+Stands alone on purpose: in NVIDIA's container only `numpy` is there beside it.
+
+For each scored vector of the query the largest dot product over the document's scored vectors; their mean, times
+`logit_scale`. The vectors come from `late_encoder`, once for each text: they are kept as fp16, under a digest of token
+ids and roles, up to `cache_bytes`. What was just computed is rounded to fp16 as well, so that a score does not tell
+whether its vectors were kept.
+"""
+
+import asyncio
+import hashlib
+import json
+import math
+from collections import OrderedDict
+from pathlib import Path
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+# Roles of tokens, as in late_tokenizer: attended to by the others, scored, or both. 0 is padding.
+ATTENDED, SCORED = 1, 2
+# Rows are padded to a multiple of it: runtimes prepare kernels once per shape, and join requests of equal length.
+LENGTH_STEP = 16
+# What Python holds for an entry beside its vectors: the key, the array's header, a place in the order of use.
+ENTRY_BYTES = 400
+EXPIRED = "Request timeout expired"  # Triton's own words for a request that expires in the queue
+
+
+class BadRequestError(ValueError):
+    """The request itself is wrong: it gets INVALID_ARGUMENT with this message, its neighbours get their answers."""
+
+
+class EncoderError(RuntimeError):
+    """`late_encoder` gave no vectors: an error for the requests that wait for them, and for no other."""
+
+
+class Text:
+    """A row of token ids without padding: a query or a document."""
+
+    def __init__(self, kind, ids, roles):
+        self.kind, self.ids, self.roles = kind, ids, roles
+        self.key = hashlib.blake2b(ids.tobytes() + roles.tobytes(), digest_size=16).digest()
+
+
+class Vectors:
+    """Vectors of texts by key, those used longest ago first; never more bytes than allowed."""
+
+    def __init__(self, limit_bytes):
+        self.limit_bytes, self.bytes = limit_bytes, 0
+        self.entries = OrderedDict()
+
+    def get(self, key):
+        """The vectors under `key`, which are now the last used; None if they are not here."""
+        vectors = self.entries.get(key)
+        if vectors is not None:
+            self.entries.move_to_end(key)
+        return vectors
+
+    def put(self, key, vectors):
+        """Keep vectors; the number of entries that went for it."""
+        size = vectors.nbytes + ENTRY_BYTES
+        if size > self.limit_bytes or key in self.entries:
+            return 0
+        gone = 0
+        while self.bytes + size > self.limit_bytes:
+            _, oldest = self.entries.popitem(last=False)
+            self.bytes -= oldest.nbytes + ENTRY_BYTES
+            gone += 1
+        self.entries[key] = vectors
+        self.bytes += size
+        return gone
+
+
+class Metrics:
+    """The cache's own figures, beside Triton's on the metrics port."""
+
+    def __init__(self, model):
+        family, counter = pb_utils.MetricFamily, pb_utils.MetricFamily.COUNTER
+        # Families are held: Triton drops one that nobody holds.
+        self.families = [
+            family("late_interaction_cache_hits_total", "Texts whose vectors were kept", counter),
+            family("late_interaction_cache_misses_total", "Texts that were encoded", counter),
+            family("late_interaction_cache_evictions_total", "Texts dropped for lack of room", counter),
+            family("late_interaction_cache_bytes", "Memory of kept vectors", pb_utils.MetricFamily.GAUGE),
+        ]
+        hits, misses, evictions, size = self.families
+        kinds = {kind: {"model": model, "kind": kind} for kind in ("query", "document")}
+        self.hits = {kind: hits.Metric(labels=labels) for kind, labels in kinds.items()}
+        self.misses = {kind: misses.Metric(labels=labels) for kind, labels in kinds.items()}
+        self.evictions, self.bytes = (entry.Metric(labels={"model": model}) for entry in (evictions, size))
+
+
+class TritonPythonModel:
+    """Triton's entry points."""
+
+    def initialize(self, args):
+        """Read the settings; the cache starts empty."""
+        config = json.loads(args["model_config"])
+        parameters = {name: value["string_value"] for name, value in config["parameters"].items()}
+        path = Path(args["model_repository"]) / args["model_version"] / "manifest.json"
+        if not path.exists():
+            raise pb_utils.TritonModelException(f"{path} is missing: run `triton-rerank-build export CHECKPOINT`")
+        settings = json.loads(path.read_text(encoding="utf-8"))["settings"]
+        self.pad_id, self.vocab_size, self.dim = settings["pad_id"], settings["vocab_size"], settings["dim"]
+        self.limits = {kind: settings[kind]["max_length"] for kind in ("query", "document")}
+        self.max_length = max(self.limits.values())
+        self.encoder, self.max_rows = parameters["encoder_model"], config["max_batch_size"]
+        self.batch_tokens = int(parameters["encoder_batch_tokens"])
+        self.logit_scale = float(parameters["logit_scale"])
+        self.cache = Vectors(int(parameters["cache_bytes"]))
+        self.metrics = Metrics(args["model_name"])
+
+    async def execute(self, requests):
+        """Score the pairs of all requests together; a request that is wrong or fails is alone in that."""
+        outcomes, pairs_of = {}, {}
+        for place, request in enumerate(requests):
+            try:
+                pairs_of[place] = self.pairs(request)
+            except BadRequestError as error:
+                outcomes[place] = failure(str(error), pb_utils.TritonError.INVALID_ARG)
+        timeouts_us = {place: requests[place].timeout() or math.inf for place in pairs_of}
+        vectors = await self.vectors(pairs_of, timeouts_us)
+        scored = []
+        for place, pairs in pairs_of.items():
+            found = (vectors[text.key] for pair in pairs for text in pair)
+            error = next((value for value in found if isinstance(value, EncoderError)), None)
+            if error is None:
+                scored += [(place, at, *pair) for at, pair in enumerate(pairs)]
+            else:
+                code = pb_utils.TritonError.UNAVAILABLE if EXPIRED in str(error) else pb_utils.TritonError.INTERNAL
+                outcomes[place] = failure(str(error), code)
+        for place, logits in self.score(scored, vectors).items():
+            outcomes[place] = pb_utils.InferenceResponse([pb_utils.Tensor("logits", logits)])
+        return [outcomes[place] for place in range(len(requests))]
+
+    def pairs(self, request):
+        """The (query, document) pairs of a request, checked: not every runtime refuses ids beyond its tables."""
+        sides = [self.texts(request, kind) for kind in ("query", "document")]
+        return list(zip(*sides, strict=True))
+
+    def texts(self, request, kind):
+        """The rows of one side; equal rows that follow each other are one `Text`."""
+        ids, roles = (tensor(request, f"{kind}_{what}") for what in ("ids", "roles"))
+        if ids.shape != roles.shape:
+            raise BadRequestError(f"{kind}_ids has shape {list(ids.shape)} and {kind}_roles {list(roles.shape)}")
+        lengths = (roles != 0).sum(axis=1)
+        if not np.array_equal(roles != 0, np.arange(roles.shape[1]) < lengths[:, None]) or roles.max() > 3:
+            raise BadRequestError(f"{kind}_roles must be 1 to 3 for the tokens of a row, then 0 for its padding")
+        if not (roles[:, 0] & ATTENDED).all():
+            raise BadRequestError(f"{kind}_roles must be 1 or 3 for the first token of a row")
+        if lengths.max() > self.limits[kind]:
+            raise BadRequestError(f"a {kind} has {lengths.max()} tokens, the model takes {self.limits[kind]}")
+        if ids.min() < 0 or ids.max() >= self.vocab_size:
+            raise BadRequestError(f"{kind}_ids must be 0 to {self.vocab_size - 1}, got {ids.min()} to {ids.max()}")
+        texts = []
+        for row, length in enumerate(lengths):
+            same = row and np.array_equal(ids[row], ids[row - 1]) and np.array_equal(roles[row], roles[row - 1])
+            texts.append(texts[-1] if same else Text(kind, ids[row, :length], roles[row, :length]))
+        return texts
+
+    async def vectors(self, pairs_of, timeouts_us):
+        """Vectors, or an EncoderError, by key: for every text of `pairs_of` that is not kept, `late_encoder` is asked.
+
+        A batch of it is dropped when the last of those who wait for its texts has stopped waiting.
+        """
+        texts, waits_us = {}, {}
+        for place, pairs in pairs_of.items():
+            for text in {text.key: text for pair in pairs for text in pair}.values():
+                texts[text.key] = text
+                waits_us[text.key] = max(waits_us.get(text.key, 0), timeouts_us[place])
+        found = {}
+        for key, text in texts.items():
+            vectors = self.cache.get(key)
+            (self.metrics.misses if vectors is None else self.metrics.hits)[text.kind].increment(1)
+            if vectors is not None:
+                found[key] = vectors
+        batches = list(self.batches([text for key, text in texts.items() if key not in found]))
+        waits = [max(waits_us[text.key] for text in batch) for batch in batches]
+        answers = await asyncio.gather(*map(self.encode, batches, waits))
+        for batch, answer in zip(batches, answers, strict=True):
+            for text, vectors in zip(batch, answer, strict=True):
+                found[text.key] = vectors
+                if not isinstance(vectors, EncoderError):
+                    self.metrics.evictions.increment(self.cache.put(text.key, vectors))
+        self.metrics.bytes.set(self.cache.bytes)
+        return found
+
+    def batches(self, texts):
+        """Cut texts, longest first, to lists that hold `encoder_batch_tokens` once padded, or one text."""
+        texts = sorted(texts, key=lambda text: len(text.ids), reverse=True)
+        start = 0
+        while start < len(texts):
+            size = max(1, self.batch_tokens // self.padded_length(len(texts[start].ids)))
+            yield texts[start : start + min(size, self.max_rows)]
+            start += min(size, self.max_rows)
+
+    async def encode(self, batch, wait_us):
+        """For each text its scored vectors, [num_vectors, dim] float16, or the EncoderError that came instead."""
+        length = self.padded_length(len(batch[0].ids))
+        ids = np.full((len(batch), length), self.pad_id, np.int32)
+        mask = np.zeros((len(batch), length), np.int32)
+        for row, text in enumerate(batch):
+            ids[row, : len(text.ids)] = text.ids
+            mask[row, : len(text.ids)] = text.roles & ATTENDED
+        request = pb_utils.InferenceRequest(
+            model_name=self.encoder,
+            requested_output_names=["vectors"],
+            inputs=[pb_utils.Tensor("input_ids", ids), pb_utils.Tensor("attention_mask", mask)],
+            timeout=0 if wait_us == math.inf else int(wait_us),
+            preferred_memory=pb_utils.PreferredMemory(pb_utils.TRITONSERVER_MEMORY_CPU, 0),
+        )
+        response = await request.async_exec()
+        if response.has_error():
+            return [EncoderError(f"{self.encoder}: {response.error().message()}")] * len(batch)
+        vectors = pb_utils.get_output_tensor_by_name(response, "vectors").as_numpy()
+        vectors = vectors.reshape(len(batch), length, self.dim)
+        return [self.kept(text, rows[: len(text.ids)]) for text, rows in zip(batch, vectors, strict=True)]
+
+    def kept(self, text, vectors):
+        """What is kept of a text's vectors; an EncoderError where they are no numbers."""
+        kept = vectors[text.roles >= SCORED].astype(np.float16)
+        if np.isfinite(kept).all():
+            return kept
+        return EncoderError(f"{self.encoder}: a vector of a {text.kind} holds no number; an fp16 model may overflow")
+
+    def score(self, scored, vectors):
+        """Logits [num_pairs, 1] float32 by place, of (place, row, query, document); a query's documents together."""
+        logits, by_query = {}, {}
+        for place, at, query, document in scored:
+            logits.setdefault(place, []).append(0.0)
+            by_query.setdefault(query.key, []).append((place, at, document.key))
+        for key, wanted in by_query.items():
+            cosines = mean_best_cosines(vectors[key], [vectors[document] for _, _, document in wanted])
+            for (place, at, _), cosine in zip(wanted, cosines, strict=True):
+                logits[place][at] = self.logit_scale * cosine
+        return {place: np.array(values, np.float32)[:, None] for place, values in logits.items()}
+
+    def padded_length(self, length):
+        """`length` rounded up to that of a batch."""
+        return min(-(-length // LENGTH_STEP) * LENGTH_STEP, self.max_length)
+
+
+def mean_best_cosines(query, documents):
+    """For each document the mean, over the query's vectors, of the best dot product with one of the document's.
+
+    A document without vectors is as far as can be, -1; to a query without vectors every document is 0.
+    """
+    lengths = np.array([len(vectors) for vectors in documents])
+    cosines = np.where(lengths == 0, -1.0, 0.0)
+    if not len(query) or not lengths.any():
+        return cosines if len(query) else np.zeros(len(documents))
+    joined = np.concatenate([vectors for vectors in documents if len(vectors)]).astype(np.float32)
+    products = query.astype(np.float32) @ joined.T  # [num_query_vectors, num_document_vectors]
+    starts = np.cumsum(lengths[lengths > 0]) - lengths[lengths > 0]
+    cosines[lengths > 0] = np.maximum.reduceat(products, starts, axis=1).mean(axis=0)
+    return cosines
+
+
+def tensor(request, name):
+    """An input tensor [num_pairs, length]."""
+    values = pb_utils.get_input_tensor_by_name(request, name).as_numpy()
+    if values.ndim != 2 or values.shape[1] < 1:
+        raise BadRequestError(f"{name} must have shape [num_pairs, length], got {list(values.shape)}")
+    return values
+
+
+def failure(message, code):
+    """An error answer to one request."""
+    return pb_utils.InferenceResponse(error=pb_utils.TritonError(message, code))
