@@ -5,11 +5,11 @@ import tritonclient.grpc as triton
 
 from triton_statistics import totals
 
-TYPES = {"O": "BYTES", "i": "INT32", "f": "FP32"}
+TYPES = {"O": "BYTES", "i": "INT32", "u": "UINT8", "f": "FP32"}
 
 
 def infer(url, model, outputs, parameters=None, **tensors):
-    """Outputs by name; tensors are object arrays of bytes, int32 or float32."""
+    """Outputs by name; tensors are object arrays of bytes, int32, uint8 or float32."""
     inputs = []
     for name, values in tensors.items():
         tensor = triton.InferInput(name, list(values.shape), TYPES[values.dtype.kind])

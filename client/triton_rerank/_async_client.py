@@ -10,7 +10,7 @@ from contextlib import aclosing
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from ._base import READY_PAIR, BaseClient, Call, Job, scores_of
+from ._base import READY_PAIR, BaseClient, Call, Job
 from ._errors import RequestCancelledError, RerankError
 from ._exchange import Attempt
 from ._score_job import ScoreJob
@@ -127,7 +127,7 @@ class AsyncRerankClient(BaseClient):
             if job.logits:
                 await self._learn(call)
                 await self._run(job, call)
-            return scores_of(job, normalize)
+            return self._scores_of(job, normalize)
 
     async def model_info(self, *, timeout: float | None = None) -> ModelInfo:
         """What the server says of the model: see `RerankClient.model_info`."""
@@ -173,6 +173,8 @@ class AsyncRerankClient(BaseClient):
         if lengths and self._info is None:
             steps = self._wire.steps_of(self._config)
             configs = [(await self._ask_one(self._wire.config_request(step), call)).config for step in steps]
+            if encoder := self._wire.encoder_of(configs[-1]):
+                configs.append((await self._ask_one(self._wire.config_request(encoder), call)).config)
             about = await self._ask_one(self._info_request(steps[0]), call)
             self._info = self._model_info(about, configs)
 

@@ -14,7 +14,7 @@ from ._errors import InvalidRequestError, RerankError, UnexpectedResponseError
 from ._exchange import Attempt, Exchange
 from ._prepare import Limits, Part, encode_cell
 from ._rerank_job import RerankJob, RerankOptions
-from ._response import Scores, read_json, read_scores, sigmoid
+from ._response import Relevance, Scores, read_json, read_scores
 from ._retry import Deadline, RetryBudget
 from ._score_job import ScoreJob
 from ._servers import Servers
@@ -30,7 +30,8 @@ logger = logging.getLogger("triton_rerank")
 
 READY_PAIR = ("ready", "ready")
 
-_RUNTIMES = {"rerank_openvino": "openvino"}  # elsewhere Triton's backend is called as its runtime is
+# Elsewhere Triton's backend is called as its runtime is.
+_RUNTIMES = {"rerank_openvino": "openvino", "encode_openvino": "openvino"}
 
 
 class Job(Protocol):
@@ -212,7 +213,7 @@ class BaseClient:
         return Limits(rows, self._info.default_max_length)
 
     def _response(self, job: RerankJob, call: Call) -> RerankResponse:
-        results, usage = job.results(), job.usage()
+        results, usage = job.results(Relevance.of(self._config)), job.usage()
         return RerankResponse(results, self.model, usage, call.timing())
 
     def _info_request(self, tokenizer: str) -> Request:
@@ -226,17 +227,30 @@ class BaseClient:
 
     def _model_info(self, about: Message, configs: Sequence[Message]) -> ModelInfo:
         said = read_json(about, "model_info")
-        return model_info(self.model, said, self._config.max_batch_size, configs)
+        scale = Relevance.of(self._config).logit_scale
+        return model_info(self.model, said, self._config.max_batch_size, configs, scale)
+
+    def _scores_of(self, job: ScoreJob, normalize: bool) -> list[float]:
+        """Relevance scores or raw logits of pairs, in their order."""
+        relevance = Relevance.of(self._config)
+        return [relevance(logit) for logit in job.logits] if normalize else list(job.logits)
 
 
-def model_info(model: str, said: Mapping[str, Any], max_batch_size: int, configs: Sequence[Message]) -> ModelInfo:
+def model_info(
+    model: str,
+    said: Mapping[str, Any],
+    max_batch_size: int,
+    configs: Sequence[Message],
+    logit_scale: float | None = None,
+) -> ModelInfo:
     """What the server says, each value only where it has the type that is promised.
 
     Args:
         model: Name of the ensemble.
         said: The tokenizer's output `model_info`.
         max_batch_size: Of the ensemble.
-        configs: Of the ensemble's steps, the tokenizer's first and that of the model that scores last.
+        configs: Of the ensemble's steps, the tokenizer's first and that of the model that holds the weights last.
+        logit_scale: See `ModelInfo`.
     """
 
     def text(name: str) -> str | None:
@@ -260,9 +274,5 @@ def model_info(model: str, said: Mapping[str, Any], max_batch_size: int, configs
         max_batch_size=max_batch_size,
         max_queue_size=int(queue) or None,
         manifest=said,
+        logit_scale=logit_scale,
     )
-
-
-def scores_of(job: ScoreJob, normalize: bool) -> list[float]:
-    """Relevance scores or raw logits of pairs, in their order."""
-    return [sigmoid(logit) for logit in job.logits] if normalize else list(job.logits)

@@ -11,7 +11,7 @@ from queue import Empty, SimpleQueue
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from ._base import READY_PAIR, BaseClient, Call, Job, scores_of
+from ._base import READY_PAIR, BaseClient, Call, Job
 from ._errors import RequestCancelledError, RerankError
 from ._exchange import Attempt
 from ._score_job import ScoreJob
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class RerankClient(BaseClient):
-    """Reranks documents with a cross-encoder that Triton serves. Share one among threads.
+    """Reranks documents with a cross-encoder, or by late interaction, that Triton serves. Share one among threads.
 
     Connections open with the first call, so a client may be made before a process forks, but not used before:
     gRPC does not survive a fork.
@@ -182,7 +182,7 @@ class RerankClient(BaseClient):
 
         Args:
             pairs: Any number of pairs of texts; queries may differ.
-            normalize: True for relevance scores, sigmoid(logit), 0 to 1; False for raw logits.
+            normalize: True for relevance scores, 0 to 1; False for raw logits.
             max_length: See `rerank`.
             query_max_length: See `rerank`.
             timeout: Seconds for the whole call.
@@ -198,7 +198,7 @@ class RerankClient(BaseClient):
             if job.logits:
                 self._learn(call)
                 self._run(job, call)
-            return scores_of(job, normalize)
+            return self._scores_of(job, normalize)
 
     def model_info(self, *, timeout: float | None = None) -> ModelInfo:
         """What the server says of the model: checkpoint, precision, limits. Asked once and kept.
@@ -247,6 +247,8 @@ class RerankClient(BaseClient):
         if lengths and self._info is None:
             steps = self._wire.steps_of(self._config)
             configs = [self._ask_one(self._wire.config_request(step), call).config for step in steps]
+            if encoder := self._wire.encoder_of(configs[-1]):
+                configs.append(self._ask_one(self._wire.config_request(encoder), call).config)
             about = self._ask_one(self._info_request(steps[0]), call)
             self._info = self._model_info(about, configs)
 

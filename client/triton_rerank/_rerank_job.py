@@ -9,7 +9,7 @@ from ._chunks import count_parts, split
 from ._documents import text_reader
 from ._errors import InvalidRequestError
 from ._prepare import Limits, Part, cut_rows, parameters
-from ._response import Scores, sigmoid
+from ._response import Relevance, Scores
 from ._tokens import estimate_tokens
 from ._types import Chunk, DocumentLike, LongDocuments, RerankResult, TextFrom, Usage
 from ._validate import (
@@ -21,6 +21,8 @@ from ._validate import (
     check_top_n,
     encode_text,
 )
+
+SIGMOID = Relevance()
 
 _SPECIAL_TOKENS = 4  # <s> query </s></s> document </s>
 _SMALLEST_PART = 8  # characters; a part below it is left truncated
@@ -137,19 +139,23 @@ class RerankJob:
             piece = new[row]
             piece.logit, piece.num_tokens, piece.truncated = logit, num_tokens, bool(truncated)
 
-    def results(self) -> tuple[RerankResult, ...]:
-        """The documents by descending logit; equal logits keep the caller's order."""
+    def results(self, relevance: Relevance = SIGMOID) -> tuple[RerankResult, ...]:
+        """The documents by descending logit; equal logits keep the caller's order.
+
+        Args:
+            relevance: Makes a relevance score of a logit.
+        """
         kept = [piece for piece in self._pieces if not piece.replaced]
         parts: dict[int, list[_Piece]] = {}
         if len(kept) > len(self._documents):  # some were cut
             for piece in kept:
                 parts.setdefault(piece.document, []).append(piece)
             kept = [max(parts[document], key=_logit_of) for document in range(len(self._documents))]
-        kept.sort(key=_logit_of, reverse=True)  # stable; raw logits, as sigmoid makes ties at its ends
+        kept.sort(key=_logit_of, reverse=True)  # stable; raw logits: relevance scores tie at their ends
         if self._options.min_relevance_score is not None:
-            kept = [piece for piece in kept if sigmoid(piece.logit) >= self._options.min_relevance_score]
+            kept = [piece for piece in kept if relevance(piece.logit) >= self._options.min_relevance_score]
         return tuple(
-            self._result(piece, rank, parts.get(piece.document, ()))
+            self._result(piece, rank, parts.get(piece.document, ()), relevance)
             for rank, piece in enumerate(kept[: self._options.top_n], start=1)
         )
 
@@ -158,7 +164,7 @@ class RerankJob:
         cut = {piece.document for piece in self._pieces if piece.truncated and not piece.replaced}
         return Usage(len(self._documents), len(self._pieces), sum(p.num_tokens for p in self._pieces), len(cut))
 
-    def _result(self, best: _Piece, rank: int, parts: Sequence[_Piece]) -> RerankResult:
+    def _result(self, best: _Piece, rank: int, parts: Sequence[_Piece], relevance: Relevance) -> RerankResult:
         text, chunk, num_tokens, truncated = self._texts[best.document], None, best.num_tokens, best.truncated
         if len(parts) > 1:
             index = sum(piece.start < best.start for piece in parts)
@@ -168,7 +174,7 @@ class RerankJob:
         return RerankResult(
             index=best.document,
             rank=rank,
-            relevance_score=sigmoid(best.logit),
+            relevance_score=relevance(best.logit),
             logit=best.logit,
             document=self._documents[best.document],
             text=text,

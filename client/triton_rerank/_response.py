@@ -66,6 +66,42 @@ def sigmoid(logit: float) -> float:
     return exponential / (1.0 + exponential)
 
 
+@dataclass(frozen=True, slots=True)
+class Relevance:
+    """What makes a relevance score, 0 to 1, of a logit.
+
+    Attributes:
+        logit_scale: The logit of a document that fits in every way, where logits are means of cosines times this; None
+            for a cross-encoder, whose logits have no bound and are those of a logistic regression.
+    """
+
+    logit_scale: float | None = None
+
+    @classmethod
+    def of(cls, config: Message) -> Relevance:
+        """What the ensemble's configuration says: its parameter `logit_scale`.
+
+        Raises:
+            UnexpectedResponseError: It is no positive number.
+        """
+        if config is None or "logit_scale" not in config.parameters:
+            return cls()
+        said = config.parameters["logit_scale"].string_value
+        try:
+            scale = float(said)
+        except ValueError:
+            scale = math.nan
+        if not 0 < scale < math.inf:
+            raise UnexpectedResponseError(f"parameter logit_scale of model {config.name!r} is {said!r}, not above 0")
+        return cls(scale)
+
+    def __call__(self, logit: float) -> float:
+        """sigmoid(logit), or logit / logit_scale; a cosine below 0 counts as 0."""
+        if self.logit_scale is None:
+            return sigmoid(logit)
+        return min(1.0, max(0.0, logit / self.logit_scale))
+
+
 def _find(response: Message, name: str) -> tuple[Message, bytes]:
     for output, raw in zip(response.outputs, response.raw_output_contents, strict=False):
         if output.name == name:

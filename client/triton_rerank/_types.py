@@ -62,7 +62,7 @@ class RerankResult:
     rank: int
     """Place in the result, from 1."""
     relevance_score: float
-    """sigmoid(logit), 0 to 1."""
+    """0 to 1: sigmoid(logit), or logit / logit_scale where the server says a `ModelInfo.logit_scale`."""
     logit: float
     """The model's raw output; results are ordered by it."""
     document: DocumentLike
@@ -144,3 +144,6 @@ class ModelInfo:
     """Requests that may wait at the server before it refuses more; None if it sets no limit."""
     manifest: Mapping[str, Any] = field(default_factory=dict)
     """Everything that the builder and the tokenizer say, as they say it."""
+    logit_scale: float | None = None
+    """In late interaction the largest possible logit: a relevance score is logit / logit_scale, the mean cosine of each
+    query vector's best match. None for a cross-encoder, whose relevance score is sigmoid(logit)."""

@@ -98,3 +98,8 @@ def steps_of(config: Message) -> list[str]:
     if not steps:
         raise UnexpectedResponseError(f"model {config.name!r} is no ensemble, so it names no tokenizer")
     return [str(step.model_name) for step in steps]
+
+
+def encoder_of(config: Message) -> str | None:
+    """The model that a scoring model asks for vectors, as it says itself; None for one that holds the weights."""
+    return str(config.parameters["encoder_model"].string_value) if "encoder_model" in config.parameters else None

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tiny_late import DOCUMENT_LENGTH, DOCUMENTS, QUERIES, QUERY_LENGTH
-from triton_rerank import RerankClient
+from triton_rerank import AsyncRerankClient, InvalidRequestError, RerankClient
 
 pytestmark = pytest.mark.integration
 
@@ -36,3 +36,48 @@ def test_tokens_and_truncation_are_told(colbert):
     assert [result.truncated for result in by_index] == [len(text) > 100 for text in DOCUMENTS]
     assert all(result.truncated for result in colbert.rerank(QUERIES[2], DOCUMENTS).results)
     assert colbert.model_info().max_length == DOCUMENT_LENGTH
+
+
+def test_the_relevance_score_is_the_mean_of_the_best_cosines(colbert, colbert_server):
+    info = colbert.model_info()
+    assert (info.logit_scale, info.runtime, info.checkpoint) == (32, "onnxruntime", "tiny")
+    results = colbert.rerank(QUERIES[0], DOCUMENTS).results
+    assert [result.relevance_score for result in results] == [result.logit / 32 for result in results]
+    assert [result.logit for result in results] == sorted((result.logit for result in results), reverse=True)
+    scores = colbert.score([(QUERIES[0], result.text) for result in results])
+    assert scores == pytest.approx([result.relevance_score for result in results], abs=1e-6)
+    kept = colbert.rerank(QUERIES[0], DOCUMENTS, min_relevance_score=results[2].relevance_score).results
+    assert [result.index for result in kept] == [result.index for result in results[:3]]
+
+
+async def test_the_async_client_says_the_same(colbert, colbert_server):
+    async with AsyncRerankClient(colbert_server.grpc_url, "late_interaction") as client:
+        assert await client.model_info() == colbert.model_info()
+        assert (await client.rerank(QUERIES[0], DOCUMENTS)).results == colbert.rerank(QUERIES[0], DOCUMENTS).results
+        pairs = [(query, DOCUMENTS[0]) for query in QUERIES]
+        assert await client.score(pairs) == colbert.score(pairs)
+
+
+def test_long_documents_are_scored_in_parts(colbert):
+    whole, cut = colbert.rerank(QUERIES[0], [DOCUMENTS[2]], long_documents="chunk").results[0], DOCUMENTS[2]
+    assert whole.chunk.count > 2
+    assert not whole.truncated
+    assert whole.chunk.text in cut
+
+
+@pytest.mark.parametrize(
+    ("parameters", "reason"),
+    [
+        ({"max_length": 3}, "max_length must be 4 to 48 tokens of a document"),
+        ({"max_length": 49}, "max_length must be 4 to 48 tokens of a document"),
+        ({"query_max_length": 16}, "query_max_length is 32 in this checkpoint"),
+    ],
+)
+def test_lengths_that_the_checkpoint_does_not_take(colbert, parameters, reason):
+    with pytest.raises(InvalidRequestError, match=reason):
+        colbert.rerank(QUERIES[0], DOCUMENTS, **parameters)
+
+
+def test_a_shorter_document_is_asked_for(colbert):
+    short = colbert.rerank(QUERIES[0], [DOCUMENTS[1]], max_length=8).results[0]
+    assert (short.num_tokens, short.truncated) == (QUERY_LENGTH + 8, True)

@@ -2,12 +2,12 @@ import math
 import struct
 
 import pytest
-from tritonclient.grpc import service_pb2
+from tritonclient.grpc import model_config_pb2, service_pb2
 
 from fake_triton import read_cells, rerank_purely
 from triton_rerank import UnexpectedResponseError, _wire
 from triton_rerank._prepare import cut_rows
-from triton_rerank._response import read_json, read_scores, sigmoid
+from triton_rerank._response import Relevance, read_json, read_scores, sigmoid
 
 
 def response(**changes):
@@ -120,3 +120,21 @@ def test_the_request_follows_the_tensor_contract():
     ]
     assert [output.name for output in message.outputs] == ["logits", "num_tokens", "truncated"]
     assert message.parameters["max_length"].int64_param == 128
+
+
+def config(**parameters):
+    message = model_config_pb2.ModelConfig(name="late")
+    for name, value in parameters.items():
+        message.parameters[name].string_value = value
+    return message
+
+
+def test_relevance_is_what_the_server_says_it_is():
+    assert Relevance.of(None)(0.0) == Relevance.of(config())(0.0) == 0.5
+    assert [Relevance.of(config(logit_scale="32"))(logit) for logit in (-5, 0, 8, 32, 32.001)] == [0, 0, 0.25, 1, 1]
+
+
+@pytest.mark.parametrize("said", ["0", "-1", "nan", "inf", "much", ""])
+def test_a_scale_that_is_none(said):
+    with pytest.raises(UnexpectedResponseError, match="logit_scale of model 'late'"):
+        Relevance.of(config(logit_scale=said))
