@@ -71,7 +71,7 @@ _NUMBERS = {
     "max_length": "tokens of a pair (the checkpoint's limit, at most 512)",
     "dev_share": "share of the queries that is held out without --dev",
     "dev_queries": "held-out queries at most",
-    "eval_every": "steps between evaluations",
+    "eval_every": "steps between evaluations (a fifth of all, at most 100)",
     "patience": "evaluations without a gain that end the training",
     "save_every": "steps between saved states",
     "max_steps": "end after so many steps (all epochs)",

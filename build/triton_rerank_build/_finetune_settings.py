@@ -30,7 +30,7 @@ class Settings:
         max_length: Tokens of a pair; None for the checkpoint's own limit, at most 512.
         dev_share: Share of the queries that is held out, where no held-out data is given.
         dev_queries: Held-out queries at most.
-        eval_every: Steps between two evaluations.
+        eval_every: Steps between two evaluations; None for a fifth of the training, at most 100.
         patience: Evaluations without a gain after which training stops.
         save_every: Steps between two saved states.
         max_steps: Ends the training early; None for all epochs.
@@ -52,9 +52,9 @@ class Settings:
     batch_size: int = 8
     micro_batch: int = 2
     max_length: int | None = None
-    dev_share: float = 0.05
+    dev_share: float = 0.1
     dev_queries: int = 200
-    eval_every: int = 100
+    eval_every: int | None = None
     patience: int = 5
     save_every: int = 25
     max_steps: int | None = None
@@ -68,8 +68,9 @@ class Settings:
         if self.negatives not in NEGATIVES:
             raise BuildError(f"negatives is {self.negatives!r}; choose one of {', '.join(NEGATIVES)}")
         for name in ("num_negatives", "epochs", "batch_size", "micro_batch", "eval_every", "patience", "save_every"):
-            if getattr(self, name) < 1:
-                raise BuildError(f"{name} is {getattr(self, name)}; it must be 1 or more")
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise BuildError(f"{name} is {value}; it must be 1 or more")
         if self.lora_rank < 0:
             raise BuildError(f"lora_rank is {self.lora_rank}; it must be 1 or more, or 0 to train every weight")
         if self.freeze_layers < 0:

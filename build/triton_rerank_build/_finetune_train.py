@@ -75,6 +75,7 @@ class Training:
         self._steps_of_epoch = math.ceil(len(examples) / settings.batch_size)
         planned = settings.epochs * self._steps_of_epoch
         self.num_steps = min(planned, settings.max_steps or planned)
+        self._eval_every = settings.eval_every or min(100, math.ceil(self.num_steps / 5))
         self._optimizer = torch.optim.AdamW(
             model.trainable().values(), lr=settings.peak, weight_decay=settings.weight_decay
         )
@@ -99,7 +100,7 @@ class Training:
             self._step()
             self.state.seconds += time.monotonic() - started
             over = self._share_done() >= 1
-            if self.state.step % self.settings.eval_every == 0 or over:
+            if self.state.step % self._eval_every == 0 or over:
                 self._evaluate()
             if self.state.step % self.settings.save_every == 0 or over:
                 self._save()
