@@ -11,7 +11,8 @@ if TYPE_CHECKING:
 _DESCRIPTION = """\
 Export a checkpoint to ONNX, compare it with PyTorch on texts in many languages, and install it into a Triton
 model repository. Nothing is installed unless every logit agrees (1e-4 at fp32, 2e-2 at fp16) and the order is
-the same; in late interaction every component of every vector (1e-4, 1e-2).
+the same; at int8 Kendall's tau of the two orders must be 0.9 or more. In late interaction every component of every
+vector must agree (1e-4, 1e-2).
 """
 _EPILOG = """\
 examples:
@@ -42,9 +43,9 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     )
     parser.add_argument(
         "--precision",
-        choices=("fp32", "fp16"),
+        choices=("fp32", "fp16", "int8"),
         default="fp32",
-        help="of the weights; fp16 is for GPUs. Inputs and outputs never change (default: %(default)s)",
+        help="of the weights; fp16 is for GPUs, int8 for CPUs. Inputs and outputs never change (default: %(default)s)",
     )
     parser.add_argument(
         "--repository",
@@ -114,9 +115,10 @@ def summary(manifest: "Manifest", repository: str) -> str:
     """What lies in the repository now, and the next command."""
     from triton_rerank_build._progress import format_bytes
 
+    order = f", Kendall's tau {manifest.parity.kendall_tau:.4f}" if manifest.precision == "int8" else ""
     lines = [
         f"{manifest.checkpoint} {manifest.precision}, up to {manifest.max_length} tokens; worst difference "
-        f"from PyTorch {manifest.parity.worst_difference:.1e} over {manifest.parity.num_pairs} rows"
+        f"from PyTorch {manifest.parity.worst_difference:.1e}{order} over {manifest.parity.num_pairs} rows"
     ]
     lines += [f"  {repository}/{name}  {format_bytes(entry.bytes)}" for name, entry in manifest.artefacts.items()]
     lines.append(f"next: triton-rerank-build serve --repository {repository}")

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from triton_rerank_build._graph import HfModule
 
-PRECISIONS = ("fp32", "fp16")
+PRECISIONS = ("fp32", "fp16", "int8")
 MODEL_FILE = "model.onnx"
 WEIGHTS_FILE = "model.onnx.data"
 INPUT_NAMES = ("input_ids", "attention_mask")
@@ -74,10 +74,10 @@ def export_onnx(model: "HfModule", folder: Path, *, precision: str, max_length: 
         dtype=torch.float16 if precision == "fp16" else torch.float32,
         separator_id=separator_id if uses_token_types(model) else None,
     ).eval()
-    return write_graph(graph, folder, max_length=max_length, output_name=OUTPUT_NAME)
+    return write_graph(graph, folder, max_length=max_length, output_name=OUTPUT_NAME, int8=precision == "int8")
 
 
-def write_graph(graph: "Module", folder: Path, *, max_length: int, output_name: str) -> Path:
+def write_graph(graph: "Module", folder: Path, *, max_length: int, output_name: str, int8: bool = False) -> Path:
     """Write a network that takes `INPUT_NAMES` as `model.onnx` and `model.onnx.data` into `folder`.
 
     Args:
@@ -85,15 +85,20 @@ def write_graph(graph: "Module", folder: Path, *, max_length: int, output_name: 
         folder: An empty one.
         max_length: Longest row the graph is made for.
         output_name: Of the graph's output.
+        int8: Quantize the weights (see `_quantize`).
 
     Returns:
         The path of `model.onnx`.
     """
     import onnx_ir
 
+    from triton_rerank_build._quantize import quantize_weights
+
     program = _trace(graph, max_length, output_name)
     _strip_traces(program.model)
     program.model.ir_version = IR_VERSION
+    if int8:
+        quantize_weights(program.model)
     path = folder / MODEL_FILE
     onnx_ir.save(program.model, path, external_data=WEIGHTS_FILE)
     # The exporter's rewrite rules live as long as the process and keep the last graph: let go of its weights here.

@@ -20,7 +20,7 @@ MANIFEST_FILE = "manifest.json"
 FORMAT = 2
 
 _TOOLS = ("triton-rerank", "torch", "transformers", "onnx", "onnxruntime", "tokenizers")
-_EXPORTER = ("_graph.py", "_export.py", "_tokenizer.py")
+_EXPORTER = ("_graph.py", "_export.py", "_quantize.py", "_tokenizer.py")
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Manifest:
         checkpoint: A hub id, `demo`, or the name of a local folder.
         revision: The hub's commit, or a digest of the checkpoint's files.
         family: bert, roberta or xlm-roberta.
-        precision: fp32 or fp16.
+        precision: fp32, fp16 or int8.
         max_length: Longest pair in tokens.
         opset: Of the graph's operators.
         ir_version: Of the ONNX file.

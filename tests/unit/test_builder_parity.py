@@ -113,8 +113,8 @@ def test_a_wrong_shape_or_type_fails():
 
 
 def test_an_unknown_precision_is_refused():
-    assert _build.PRECISIONS == ("fp32", "fp16")
-    with pytest.raises(ValueError, match="precision must be one of fp32, fp16, got 'int4'"):
+    assert _build.PRECISIONS == ("fp32", "fp16", "int8")
+    with pytest.raises(ValueError, match="precision must be one of fp32, fp16, int8, got 'int4'"):
         export("demo", precision="int4")
 
 

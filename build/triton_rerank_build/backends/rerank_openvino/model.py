@@ -158,6 +158,9 @@ class Settings:
             # double the time of a single document.
             "NUM_STREAMS": 1,
             "PERFORMANCE_HINT": "LATENCY",
+            # Where a graph has int8 weights, what meets them is quantized as well, this many values to a scale. More
+            # to a scale is no faster and ranks worse; fewer take a fifth more time.
+            "DYNAMIC_QUANTIZATION_GROUP_SIZE": 128,
         }
         if self.cache:
             properties["CACHE_DIR"] = self.cache
