@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 MANIFEST = "finetune.json"
 _WORK = "training"
+# Queries whose documents are measured, to say how many are cut.
+_LOOKED_AT = 200
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,8 @@ def finetune(
     started = time.monotonic()
     if (out / MANIFEST).exists():
         raise BuildError(f"{out} holds a finished checkpoint; choose another folder")
+    if out.exists() and not out.is_dir():
+        raise BuildError(f"{out} is a file; give a folder for the new checkpoint")
     steps = Steps(4)
     with steps.step("checkpoint and data"):
         found = resolve_checkpoint(checkpoint, revision)
@@ -82,6 +86,8 @@ def finetune(
     work = out / _WORK
     work.mkdir(parents=True, exist_ok=True)
     model = RankingModel(found, settings)
+    if cut := model.share_cut(train[:_LOOKED_AT]):
+        logger.info("      %.0f %% of the relevant documents are cut at %d tokens", 100 * cut, model.max_length)
     with steps.step("mining negatives"):
         if settings.negatives == "model":
             train = _mine(model, train, work)

@@ -68,7 +68,7 @@ def load(paths: Sequence[Path], negatives: str, depth: int, split: str = "train"
     except RerankError as error:
         raise BuildError(str(error)) from error
     except OSError as error:
-        raise BuildError(f"{error.filename}: {error.strerror}") from error
+        raise BuildError(f"{error.filename}: {error.strerror}; give BEIR folders or files of JSON lines") from error
     usable = [example for example in examples if example.relevant and example.negatives]
     if not usable:
         raise BuildError(

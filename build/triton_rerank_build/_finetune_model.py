@@ -10,6 +10,7 @@ from torch import Tensor
 
 from triton_rerank_build._checkpoint import Checkpoint
 from triton_rerank_build._errors import BuildError
+from triton_rerank_build._finetune_data import Example
 from triton_rerank_build._finetune_settings import Settings
 from triton_rerank_build._tokenizer import encode_pair, load_tokenizer
 
@@ -86,6 +87,15 @@ class RankingModel:
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self._bf16):
             logits: Tensor = self.network(**tensors).logits  # [num_pairs, 1]
         return logits[:, 0].float()
+
+    def share_cut(self, examples: Sequence[Example]) -> float:
+        """Of their relevant documents, the share that `max_length` cuts."""
+        pairs = [(example.query, text) for example in examples for text, _ in example.relevant]
+        lengths = [
+            len(encode_pair(self._tokenizer, *pair, query_length=self.max_length * 3 // 4, length=None))
+            for pair in pairs
+        ]
+        return sum(length > self.max_length for length in lengths) / max(1, len(lengths))
 
     def score(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
         """Logits without gradients, in the order of `pairs`; texts of similar length go together."""

@@ -1,5 +1,6 @@
 """What a fine-tuning is told, and what its result depends on."""
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -7,6 +8,15 @@ from triton_rerank_build._errors import BuildError
 
 LOSSES = ("bce", "mse", "ranknet", "listnet", "infonce")
 NEGATIVES = ("bm25", "model", "given")
+_COUNTS = ("num_negatives", "mining_depth", "epochs", "batch_size", "micro_batch", "dev_queries", "eval_every")
+_COUNTS += ("patience", "save_every", "max_steps")
+_RANGES: dict[str, tuple[float, float]] = {
+    "lora_rank": (0, math.inf),
+    "freeze_layers": (0, math.inf),
+    "dropout": (0, 1),
+    "dev_share": (0, 1),
+}
+_RANGES |= {"learning_rate": (1e-12, math.inf), "max_minutes": (1e-12, math.inf)}
 
 
 @dataclass(frozen=True)
@@ -67,18 +77,15 @@ class Settings:
             raise BuildError(f"loss is {self.loss!r}; choose one of {', '.join(LOSSES)}")
         if self.negatives not in NEGATIVES:
             raise BuildError(f"negatives is {self.negatives!r}; choose one of {', '.join(NEGATIVES)}")
-        for name in ("num_negatives", "epochs", "batch_size", "micro_batch", "eval_every", "patience", "save_every"):
+        for name in _COUNTS:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise BuildError(f"{name} is {value}; it must be 1 or more")
-        if self.lora_rank < 0:
-            raise BuildError(f"lora_rank is {self.lora_rank}; it must be 1 or more, or 0 to train every weight")
-        if self.freeze_layers < 0:
-            raise BuildError(f"freeze_layers is {self.freeze_layers}; it must be 0 or more")
-        if not 0 <= self.dropout < 1:
-            raise BuildError(f"dropout is {self.dropout}; it must be 0 or more, and below 1")
-        if self.max_minutes is not None and self.max_minutes <= 0:
-            raise BuildError(f"max_minutes is {self.max_minutes}; it must be above 0")
+        for name, (low, high) in _RANGES.items():
+            value = getattr(self, name)
+            if value is not None and not low <= value < high:
+                beyond = "" if high == math.inf else f", and below {high:g}"
+                raise BuildError(f"{name} is {value}; it must be {low:g} or more{beyond}")
 
     @property
     def peak(self) -> float:

@@ -164,6 +164,15 @@ def test_bad_data_is_named(tmp_path, line, reason):
         data.load([path], "given", 10)
 
 
+def test_what_is_cut_is_counted(tmp_path):
+    checkpoint = resolve_checkpoint(str(tiny_checkpoint(tmp_path / "tiny", "bert")))
+    model = RankingModel(checkpoint, Settings(lora_rank=0))
+    long = data.Example("q", (("b c d " * LIMIT, 1.0), ("b", 1.0)), ("c",))
+    short = data.Example("q", (("b", 1.0),), ("c",))
+    assert model.share_cut([short]) == 0
+    assert model.share_cut([long, short]) == pytest.approx(1 / 3)
+
+
 def test_split_keeps_every_query_once():
     examples = [data.Example(str(number), (("a", 1.0),), ("b",)) for number in range(40)]
     train, dev = data.split(examples, 0.1, 200, seed=1)
@@ -336,14 +345,16 @@ def test_command(json_lines, tmp_path, capsys):
     assert f"triton-rerank-build export {tmp_path / 'out'}" in capsys.readouterr().out
     assert export(str(tmp_path / "out"), repository=tmp_path / "repository").checkpoint == "out"
     assert main(["finetune", checkpoint, "--data", str(tmp_path / "none"), "--out", str(tmp_path / "x")]) == 1
-    assert "none" in capsys.readouterr().err
+    assert "give BEIR folders" in capsys.readouterr().err
+    assert main(["finetune", checkpoint, "--data", str(json_lines), "--out", str(json_lines)]) == 1
+    assert "data.jsonl is a file" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     "wrong",
     [
         *({"loss": "hinge"}, {"negatives": "some"}, {"epochs": 0}, {"lora_rank": -1}),
-        *({"freeze_layers": -1}, {"dropout": 1.0}, {"max_minutes": 0.0}),
+        *({"freeze_layers": -1}, {"dropout": 1.0}, {"max_minutes": 0.0}, {"mining_depth": 0}, {"learning_rate": -1.0}),
     ],
 )
 def test_settings_are_checked(wrong):
