@@ -8,15 +8,18 @@ from triton_rerank_build._errors import BuildError
 
 LOSSES = ("bce", "mse", "ranknet", "listnet", "infonce")
 NEGATIVES = ("bm25", "model", "given")
-_COUNTS = ("num_negatives", "mining_depth", "epochs", "batch_size", "micro_batch", "dev_queries", "eval_every")
-_COUNTS += ("patience", "save_every", "max_steps")
+_COUNTS = (
+    *("num_negatives", "mining_depth", "epochs", "batch_size", "micro_batch", "dev_queries", "eval_every"),
+    *("patience", "save_every", "max_steps"),
+)
 _RANGES: dict[str, tuple[float, float]] = {
     "lora_rank": (0, math.inf),
     "freeze_layers": (0, math.inf),
     "dropout": (0, 1),
     "dev_share": (0, 1),
+    "learning_rate": (1e-12, math.inf),
+    "max_minutes": (1e-12, math.inf),
 }
-_RANGES |= {"learning_rate": (1e-12, math.inf), "max_minutes": (1e-12, math.inf)}
 
 
 @dataclass(frozen=True)
