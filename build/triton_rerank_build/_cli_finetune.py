@@ -21,7 +21,8 @@ examples:
   triton-rerank-build finetune demo --data clicks.jsonl --negatives given --max-length 256 --out my-reranker
   triton-rerank-build export my-reranker
 
-Run the same command again after a break: it goes on from the last saved state.
+Run the same command again after a break: it goes on from the last saved state. --max-minutes, which counts both,
+may then be another, and so may --eval-every, --save-every and --patience.
 """
 
 

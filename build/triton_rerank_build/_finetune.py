@@ -93,7 +93,7 @@ def finetune(
             train = _mine(model, train, work)
     digests = data.digests(data_paths) | data.digests(dev_paths, "dev")
     with steps.step(f"training on {model.device}"):
-        signature = sha256_texts([found.revision, json.dumps([settings.as_dict(), digests])])
+        signature = sha256_texts([found.revision, json.dumps([settings.resumable(), digests])])
         state = Training(model, train, dev, settings, work / "state.pt", signature, on_step).run()
     with steps.step(f"writing {out}"):
         about = _manifest(found, settings, digests, (len(train), len(dev)), state, time.monotonic() - started)

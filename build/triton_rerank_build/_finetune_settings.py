@@ -12,6 +12,7 @@ _COUNTS = (
     *("num_negatives", "mining_depth", "epochs", "batch_size", "micro_batch", "dev_queries", "eval_every"),
     *("patience", "save_every", "max_steps"),
 )
+_FREE = ("eval_every", "patience", "save_every", "max_minutes")
 _RANGES: dict[str, tuple[float, float]] = {
     "lora_rank": (0, math.inf),
     "freeze_layers": (0, math.inf),
@@ -94,6 +95,10 @@ class Settings:
     def peak(self) -> float:
         """Learning rate after the warm-up."""
         return self.learning_rate or (2e-4 if self.lora_rank else 2e-5)
+
+    def resumable(self) -> dict[str, Any]:
+        """What must be the same for a broken-off training to go on; when it ends and what it saves may change."""
+        return {name: value for name, value in self.as_dict().items() if name not in _FREE}
 
     def as_dict(self) -> dict[str, Any]:
         """Every number, for manifests."""

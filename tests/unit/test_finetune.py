@@ -259,7 +259,8 @@ class KilledError(Exception):
 
 def test_a_killed_training_ends_where_an_unbroken_one_does(json_lines, tmp_path):
     checkpoint = str(tiny_checkpoint(tmp_path / "tiny", "xlm-roberta"))
-    settings = Settings(**SMALL | {"epochs": 4, "lora_rank": 4, "negatives": "model"})
+    settings = Settings(**SMALL | {"epochs": 4, "lora_rank": 4, "negatives": "model", "max_minutes": 60.0})
+    later = Settings(**SMALL | {"epochs": 4, "lora_rank": 4, "negatives": "model"})
 
     def kill(done, planned):
         if done == 5:
@@ -273,7 +274,7 @@ def test_a_killed_training_ends_where_an_unbroken_one_does(json_lines, tmp_path)
         finetune(checkpoint, [json_lines], tmp_path / "broken", other)
     seen = []
     resumed = finetune(
-        checkpoint, [json_lines], tmp_path / "broken", settings, on_step=lambda done, planned: seen.append(done)
+        checkpoint, [json_lines], tmp_path / "broken", later, on_step=lambda done, planned: seen.append(done)
     )
     assert seen[0] == 5  # saved after step 4
     assert (resumed.before, resumed.after, resumed.best_step) == (whole.before, whole.after, whole.best_step)
