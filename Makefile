@@ -10,7 +10,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 TORCH_VERSION ?= 2.13.0
 
-.PHONY: help demo serve test lint bench loadtest clean
+.PHONY: help demo serve test lint bench compare loadtest clean
 
 help: ## List the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,6 +33,9 @@ lint: $(VENV)/.installed ## Check style (ruff) and types (mypy, strict)
 bench: $(VENV)/.installed ## Measure throughput through Triton and the client against the same artefact in process
 	$(BIN)/python loadtest/bench.py
 
+compare: $(VENV)/.installed ## Measure against other rerankers, installed on first use; hours; more: COMPARE="--help"
+	$(BIN)/python loadtest/compare.py $(COMPARE)
+
 loadtest: $(VENV)/.installed ## Load the server with Locust for 60 s and write report.html; more: LOADTEST="--help"
 	@test -f model_repository/cross_encoder/1/manifest.json || $(BIN)/triton-rerank-build export demo
 	$(BIN)/python loadtest/run.py $(LOADTEST)
@@ -41,6 +44,6 @@ clean: ## Remove the virtual environment and the generated artefacts
 	git clean -fdXq .venv model_repository
 
 # The environment is made anew when what has to be installed changes.
-$(VENV)/.installed: pyproject.toml build/venv.sh
+$(VENV)/.installed: pyproject.toml build/venv.sh build/torch.sh
 	PYTHON="$(PYTHON)" TORCH_VERSION="$(TORCH_VERSION)" build/venv.sh $(VENV)
 	@touch $@

@@ -4,7 +4,6 @@
 set -euo pipefail
 
 venv=${1:?usage: build/venv.sh FOLDER}
-torch=torch==${TORCH_VERSION:-2.13.0}
 [ -t 1 ] && quiet=() || quiet=(--quiet)
 
 say() { printf '\033[1m==> %s\033[0m\n' "$*" >&2; }
@@ -26,23 +25,6 @@ choose_python() {
   return 1
 }
 
-# PyTorch's build for the Python package index carries gigabytes of CUDA. Where there is no NVIDIA GPU take the CPU
-# build: a wheel that pip is configured to find on this machine, else PyTorch's own CPU index, which uv knows.
-install_torch() {
-  "$venv/bin/python" -c 'import torch' 2>/dev/null && return
-  if "$venv/bin/pip" install --quiet --no-index --no-deps "$torch" 2>/dev/null; then return; fi
-  if command -v nvidia-smi >/dev/null && nvidia-smi >/dev/null 2>&1; then
-    "$venv/bin/pip" install "${quiet[@]}" "$torch"
-    return
-  fi
-  "$venv/bin/pip" install --quiet uv
-  if UV_HTTP_TIMEOUT=60 "$venv/bin/uv" pip install --quiet --python "$venv/bin/python" --torch-backend=cpu "$torch"; then
-    return
-  fi
-  say "PyTorch's CPU index can't be reached: taking the build with CUDA, some gigabytes"
-  "$venv/bin/pip" install "${quiet[@]}" "$torch"
-}
-
 python=$(choose_python)
 if [ -x "$venv/bin/python" ] && ! fits "$venv/bin/python"; then rm -rf "$venv"; fi
 if [ ! -x "$venv/bin/pip" ]; then
@@ -53,6 +35,6 @@ if [ ! -x "$venv/bin/pip" ]; then
   }
 fi
 say "installing PyTorch"
-install_torch
+"$(dirname "$0")/torch.sh" "$venv"
 say "installing triton-rerank and what it needs"
 "$venv/bin/pip" install "${quiet[@]}" --editable '.[dev]'
