@@ -24,7 +24,7 @@ from triton_rerank._rerank_job import RerankJob, RerankOptions
 from triton_rerank._response import read_scores
 
 QUERY = "what does a cross-encoder read?"
-OPTIONS = RerankOptions(None, None, None, None, "truncate")
+OPTIONS = RerankOptions(None, None, None, None, "truncate", None)
 DOCUMENT = "A cross-encoder reads the query and the document together. " * 17  # 1 kB
 COUNTS = (1, 10, 100, 1000)
 

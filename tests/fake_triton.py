@@ -67,7 +67,7 @@ def rerank_purely(documents, **given):
     Returns:
         The finished job, and its rounds of parts.
     """
-    usual = dict.fromkeys(["top_n", "max_length", "query_max_length", "min_relevance_score"])
+    usual = dict.fromkeys(["top_n", "max_length", "query_max_length", "min_relevance_score", "priority"])
     job = RerankJob("q", documents, None, RerankOptions.check(**{**usual, "long_documents": "truncate", **given}))
     fake, rounds = FakeTriton(), []
     while parts := job.next_round(Limits(rows=4, default_max_length=512)):
@@ -90,6 +90,7 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
         self.cancelled = 0
         self.max_batch_size = max_batch_size
         self.max_tokens = max_tokens
+        self.priority_levels = 3
         self._lock = threading.Lock()
         sizes = [
             ("grpc.max_send_message_length", -1),
@@ -129,6 +130,7 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
             config.dynamic_batching.default_queue_policy.max_queue_size = 100
         elif request.name == "cross_encoder":
             config.backend = "rerank_openvino"
+            config.dynamic_batching.priority_levels = self.priority_levels
         else:
             context.abort(grpc.StatusCode.NOT_FOUND, f"Request for unknown model: '{request.name}' is not found")
         return service_pb2.ModelConfigResponse(config=config)

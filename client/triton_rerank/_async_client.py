@@ -45,6 +45,7 @@ class AsyncRerankClient(BaseClient):
         min_relevance_score: float | None = None,
         long_documents: LongDocuments = "truncate",
         text_from: TextFrom | None = None,
+        priority: int | None = None,
         timeout: float | None = None,
     ) -> RerankResponse:
         """Order `documents` by relevance to `query`: see `RerankClient.rerank`."""
@@ -58,9 +59,10 @@ class AsyncRerankClient(BaseClient):
                 min_relevance_score=min_relevance_score,
                 long_documents=long_documents,
                 text_from=text_from,
+                priority=priority,
             )
             if not job.empty:
-                await self._learn(call, lengths=job.needs_default_length)
+                await self._learn(call, info=job.needs_info)
                 await self._run(job, call)
             return self._response(job, call)
 
@@ -74,6 +76,7 @@ class AsyncRerankClient(BaseClient):
         min_relevance_score: float | None = None,
         long_documents: LongDocuments = "truncate",
         text_from: TextFrom | None = None,
+        priority: int | None = None,
         timeout: float | None = None,
         concurrency: int = 8,
         progress: Callable[[int, int], None] | None = None,
@@ -97,6 +100,7 @@ class AsyncRerankClient(BaseClient):
                     min_relevance_score=min_relevance_score,
                     long_documents=long_documents,
                     text_from=text_from,
+                    priority=priority,
                     timeout=timeout,
                 )
                 done += 1
@@ -119,20 +123,21 @@ class AsyncRerankClient(BaseClient):
         normalize: bool = True,
         max_length: int | None = None,
         query_max_length: int | None = None,
+        priority: int | None = None,
         timeout: float | None = None,
     ) -> list[float]:
         """Score (query, document) pairs in their order: see `RerankClient.score`."""
         with self._call("score", timeout) as call:
-            job = ScoreJob(pairs, max_length, query_max_length)
+            job = ScoreJob(pairs, max_length, query_max_length, priority)
             if job.logits:
-                await self._learn(call)
+                await self._learn(call, info=job.needs_info)
                 await self._run(job, call)
             return self._scores_of(job, normalize)
 
     async def model_info(self, *, timeout: float | None = None) -> ModelInfo:
         """What the server says of the model: see `RerankClient.model_info`."""
         with self._call("model_info", timeout) as call:
-            await self._learn(call, lengths=True)
+            await self._learn(call, info=True)
             return self._known_info()
 
     async def is_ready(self, *, timeout: float | None = None) -> bool:
@@ -161,16 +166,17 @@ class AsyncRerankClient(BaseClient):
 
     async def _run(self, job: Job, call: Call) -> None:
         """Send a job's rounds until it has no more rows to score."""
+        self._check_priority(job)
         while parts := job.next_round(self._limits()):
             async with aclosing(self._ask(self._requests(job, parts), call)) as answers:
                 async for attempt, response in answers:
                     job.take(parts[attempt.place], self._scores(response, parts[attempt.place], attempt))
 
-    async def _learn(self, call: Call, *, lengths: bool = False) -> None:
+    async def _learn(self, call: Call, *, info: bool = False) -> None:
         """Ask the server, once in the client's life, for its limits."""
         if self._config is None:
             self._config = (await self._ask_one(self._wire.config_request(self.model), call)).config
-        if lengths and self._info is None:
+        if info and self._info is None:
             steps = self._wire.steps_of(self._config)
             configs = [(await self._ask_one(self._wire.config_request(step), call)).config for step in steps]
             if encoder := self._wire.encoder_of(configs[-1]):

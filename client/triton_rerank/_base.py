@@ -174,6 +174,7 @@ class BaseClient:
         min_relevance_score: float | None,
         long_documents: LongDocuments,
         text_from: TextFrom | None,
+        priority: int | None,
     ) -> RerankJob:
         options = RerankOptions.check(
             top_n=top_n,
@@ -181,6 +182,7 @@ class BaseClient:
             query_max_length=query_max_length,
             min_relevance_score=min_relevance_score,
             long_documents=long_documents,
+            priority=priority,
         )
         return RerankJob(query, documents, text_from, options)
 
@@ -190,6 +192,16 @@ class BaseClient:
             more = ", ..." if len(parts) > 4 else ""
             logger.debug("cut into %d requests: %s%s", len(parts), ", ".join(shown), more)
         return [self._wire.infer_request(self.model, part, job.parameters) for part in parts]
+
+    def _check_priority(self, job: Job) -> None:
+        """Refuse a priority that the server does not have: Triton would take its default instead, in silence."""
+        if (priority := job.parameters.get("priority")) is None:
+            return
+        levels = self._known_info().priority_levels
+        if levels is None:
+            raise InvalidRequestError(f"priority is {priority}, but model {self.model!r} has no priorities; pass None")
+        if priority > levels:
+            raise InvalidRequestError(f"priority is {priority}; pass 1 (first) to {levels}, or None")
 
     def _failed(self, exchange: Exchange, attempt: Attempt, error: Rpc) -> None:
         """Plan what follows a failed attempt, or raise what it means for the call."""
@@ -273,6 +285,7 @@ def model_info(
         default_max_length=number("default_max_length"),
         max_batch_size=max_batch_size,
         max_queue_size=int(queue) or None,
+        priority_levels=int(configs[-1].dynamic_batching.priority_levels) or None,
         manifest=said,
         logit_scale=logit_scale,
     )

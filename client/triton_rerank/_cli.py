@@ -60,6 +60,7 @@ def _rerank(options: argparse.Namespace) -> int:
             max_length=options.max_length,
             min_relevance_score=options.min_relevance_score,
             long_documents=options.long_documents,
+            priority=options.priority,
             text_from=text_from,
         )
     if options.json:
@@ -74,7 +75,9 @@ def _score(options: argparse.Namespace) -> int:
     with _opened(options.file) as file, _client(options) as client, progress_bar("pairs") as advance:
         pairs = _pairs(file)
         while batch := list(islice(pairs, _STREAM_PAIRS)):
-            for score in client.score(batch, normalize=not options.raw, max_length=options.max_length):
+            for score in client.score(
+                batch, normalize=not options.raw, max_length=options.max_length, priority=options.priority
+            ):
                 print(
                     json.dumps({"logit" if options.raw else "relevance_score": score})
                     if options.json
@@ -208,6 +211,10 @@ def _parser() -> argparse.ArgumentParser:
     score.add_argument("--raw", action="store_true", help="logits instead of relevance scores")
     score.add_argument("--max-length", type=int, metavar="TOKENS", help="tokens of a pair (the server's default)")
     score.add_argument("--json", action="store_true", help="one JSON object a line")
+    for scoring in (rerank, score):
+        scoring.add_argument(
+            "--priority", type=int, metavar="N", help="1 goes first where requests wait, 3 is for bulk (the server's)"
+        )
 
     info = command("info", _info, "Tell what the server says of its model.")
     info.add_argument("--json", action="store_true", help="one JSON object, the build's manifest included")

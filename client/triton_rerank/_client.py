@@ -61,6 +61,7 @@ class RerankClient(BaseClient):
         min_relevance_score: float | None = None,
         long_documents: LongDocuments = "truncate",
         text_from: TextFrom | None = None,
+        priority: int | None = None,
         timeout: float | None = None,
     ) -> RerankResponse:
         """Order `documents` by relevance to `query`, most relevant first.
@@ -78,6 +79,8 @@ class RerankClient(BaseClient):
                 `RerankResult.chunk`.
             text_from: How fields become text: a template such as "{title}: {price:.2f} EUR", a list of field
                 names whose values are joined by newlines, or a function of the document.
+            priority: Whose turn is next where requests wait at the server, 1 the first: as shipped 1 where somebody
+                waits, 3 for bulk, 2 where nothing is said.
             timeout: Seconds for the whole call, retries included; the client's if None.
 
         Returns:
@@ -102,9 +105,10 @@ class RerankClient(BaseClient):
                 min_relevance_score=min_relevance_score,
                 long_documents=long_documents,
                 text_from=text_from,
+                priority=priority,
             )
             if not job.empty:
-                self._learn(call, lengths=job.needs_default_length)
+                self._learn(call, info=job.needs_info)
                 self._run(job, call)
             return self._response(job, call)
 
@@ -118,6 +122,7 @@ class RerankClient(BaseClient):
         min_relevance_score: float | None = None,
         long_documents: LongDocuments = "truncate",
         text_from: TextFrom | None = None,
+        priority: int | None = None,
         timeout: float | None = None,
         concurrency: int = 8,
         progress: Callable[[int, int], None] | None = None,
@@ -132,6 +137,7 @@ class RerankClient(BaseClient):
             min_relevance_score: See `rerank`.
             long_documents: See `rerank`.
             text_from: See `rerank`.
+            priority: See `rerank`.
             timeout: Seconds for each query's call.
             concurrency: Queries under way at once.
             progress: Called after each with the numbers done and total.
@@ -156,6 +162,7 @@ class RerankClient(BaseClient):
                 min_relevance_score=min_relevance_score,
                 long_documents=long_documents,
                 text_from=text_from,
+                priority=priority,
                 timeout=timeout,
             )
 
@@ -176,6 +183,7 @@ class RerankClient(BaseClient):
         normalize: bool = True,
         max_length: int | None = None,
         query_max_length: int | None = None,
+        priority: int | None = None,
         timeout: float | None = None,
     ) -> list[float]:
         """Score (query, document) pairs.
@@ -185,6 +193,7 @@ class RerankClient(BaseClient):
             normalize: True for relevance scores, 0 to 1; False for raw logits.
             max_length: See `rerank`.
             query_max_length: See `rerank`.
+            priority: See `rerank`.
             timeout: Seconds for the whole call.
 
         Returns:
@@ -194,9 +203,9 @@ class RerankClient(BaseClient):
             RerankError: As `rerank`.
         """
         with self._call("score", timeout) as call:
-            job = ScoreJob(pairs, max_length, query_max_length)
+            job = ScoreJob(pairs, max_length, query_max_length, priority)
             if job.logits:
-                self._learn(call)
+                self._learn(call, info=job.needs_info)
                 self._run(job, call)
             return self._scores_of(job, normalize)
 
@@ -207,7 +216,7 @@ class RerankClient(BaseClient):
             RerankError: As `rerank`.
         """
         with self._call("model_info", timeout) as call:
-            self._learn(call, lengths=True)
+            self._learn(call, info=True)
             return self._known_info()
 
     def is_ready(self, *, timeout: float | None = None) -> bool:
@@ -236,15 +245,16 @@ class RerankClient(BaseClient):
 
     def _run(self, job: Job, call: Call) -> None:
         """Send a job's rounds until it has no more rows to score."""
+        self._check_priority(job)
         while parts := job.next_round(self._limits()):
             for attempt, response in self._ask(self._requests(job, parts), call):
                 job.take(parts[attempt.place], self._scores(response, parts[attempt.place], attempt))
 
-    def _learn(self, call: Call, *, lengths: bool = False) -> None:
+    def _learn(self, call: Call, *, info: bool = False) -> None:
         """Ask the server, once in the client's life, for its limits."""
         if self._config is None:
             self._config = self._ask_one(self._wire.config_request(self.model), call).config
-        if lengths and self._info is None:
+        if info and self._info is None:
             steps = self._wire.steps_of(self._config)
             configs = [self._ask_one(self._wire.config_request(step), call).config for step in steps]
             if encoder := self._wire.encoder_of(configs[-1]):

@@ -16,6 +16,7 @@ from ._validate import (
     MAX_DOCUMENTS,
     check_length,
     check_many,
+    check_priority,
     check_query,
     check_relevance_score,
     check_top_n,
@@ -39,6 +40,7 @@ class RerankOptions:
     query_max_length: int | None
     min_relevance_score: float | None
     long_documents: LongDocuments
+    priority: int | None
 
     @classmethod
     def check(
@@ -49,6 +51,7 @@ class RerankOptions:
         query_max_length: object,
         min_relevance_score: object,
         long_documents: LongDocuments,
+        priority: object,
     ) -> RerankOptions:
         """The options, or InvalidRequestError for the first one that cannot be used."""
         if long_documents not in ("truncate", "chunk"):
@@ -59,6 +62,7 @@ class RerankOptions:
             query_max_length=check_length(query_max_length, "query_max_length"),
             min_relevance_score=check_relevance_score(min_relevance_score),
             long_documents=long_documents,
+            priority=check_priority(priority),
         )
 
 
@@ -99,7 +103,8 @@ class RerankJob:
     @property
     def parameters(self) -> dict[str, int]:
         """Request parameters; what is not given is not sent, so that the server's defaults hold."""
-        return parameters(self._options.max_length, self._options.query_max_length)
+        options = self._options
+        return parameters(options.max_length, options.query_max_length, options.priority)
 
     @property
     def empty(self) -> bool:
@@ -107,9 +112,10 @@ class RerankJob:
         return not self._documents
 
     @property
-    def needs_default_length(self) -> bool:
-        """Whether parts must be cut to a length that only the server knows."""
-        return self._options.long_documents == "chunk" and self._options.max_length is None
+    def needs_info(self) -> bool:
+        """Whether the server must be asked first: for the length to cut parts to, or for its priorities."""
+        needs_length = self._options.long_documents == "chunk" and self._options.max_length is None
+        return needs_length or self._options.priority is not None
 
     def next_round(self, limits: Limits) -> list[Part]:
         """The rows to score next; nothing when all is done.

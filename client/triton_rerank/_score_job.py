@@ -9,16 +9,21 @@ from typing import Any
 from ._errors import InvalidRequestError
 from ._prepare import Limits, Part, cut_rows, parameters
 from ._response import Scores
-from ._validate import check_length, check_many, check_query, encode_text, kind_of
+from ._validate import check_length, check_many, check_priority, check_query, encode_text, kind_of
 
 
 class ScoreJob:
     """Logits of pairs, in their order."""
 
-    def __init__(self, pairs: Iterable[Any], max_length: object = None, query_max_length: object = None) -> None:
+    def __init__(
+        self, pairs: Iterable[Any], max_length: object = None, query_max_length: object = None, priority: object = None
+    ) -> None:
         self.parameters = parameters(
-            check_length(max_length, "max_length"), check_length(query_max_length, "query_max_length")
+            check_length(max_length, "max_length"),
+            check_length(query_max_length, "query_max_length"),
+            check_priority(priority),
         )
+        self.needs_info = priority is not None  # its priorities
         checked = [
             _check_pair(pair, place) for place, pair in enumerate(check_many(pairs, "pairs", "pairs", limit=None))
         ]

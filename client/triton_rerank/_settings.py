@@ -37,6 +37,8 @@ class RerankSettings(BaseModel):
     """Leave out documents below it, before `top_n` is taken."""
     long_documents: Literal["truncate", "chunk"] = "truncate"
     """Whether a document beyond `max_length` is cut off, or scored in parts."""
+    priority: int | None = Field(default=None, ge=1)
+    """Whose turn is next where requests wait at the server, 1 the first; the server's default if None."""
     timeout: float | None = Field(default=60.0, gt=0)
     """Seconds for a whole call, retries included; None for no end."""
     max_retries: int = Field(default=2, ge=0)
@@ -98,5 +100,6 @@ class RerankSettings(BaseModel):
             "query_max_length": self.query_max_length,
             "min_relevance_score": self.min_relevance_score,
             "long_documents": self.long_documents,
+            "priority": self.priority,
             "timeout": self.timeout,
         }

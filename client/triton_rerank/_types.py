@@ -142,6 +142,8 @@ class ModelInfo:
     """Pairs in one request."""
     max_queue_size: int | None
     """Requests that may wait at the server before it refuses more; None if it sets no limit."""
+    priority_levels: int | None
+    """The last of its priorities, whose first is 1; None if it has none."""
     manifest: Mapping[str, Any] = field(default_factory=dict)
     """Everything that the builder and the tokenizer say, as they say it."""
     logit_scale: float | None = None

@@ -65,6 +65,11 @@ def check_length(value: object, name: str) -> int | None:
     return check_optional_int(value, name, remedy="pass a number of tokens from 1 on, or None for the server's default")
 
 
+def check_priority(value: object) -> int | None:
+    """None or a priority, 1 the first; how many there are, the server says."""
+    return check_optional_int(value, "priority", remedy="pass 1 (first) or more, or None for the server's default")
+
+
 def check_timeout(timeout: object) -> float | None:
     """None or a number of seconds above 0."""
     if timeout is None:

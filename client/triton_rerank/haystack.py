@@ -27,7 +27,7 @@ from ._client import RerankClient
 from ._connection import TLS
 from ._errors import InvalidRequestError
 from ._types import LongDocuments, RerankResponse
-from ._validate import check_length, check_optional_int, check_relevance_score, check_timeout, kind_of
+from ._validate import check_length, check_optional_int, check_priority, check_relevance_score, check_timeout, kind_of
 
 __all__ = ["TritonRanker"]
 
@@ -48,6 +48,7 @@ class TritonRanker:
         query_max_length: Tokens of the query after truncation; three quarters of `max_length` if None.
         min_relevance_score: Leave out documents below it, before `top_k` is taken.
         long_documents: "truncate" or "chunk": whether a document beyond `max_length` is cut off, or scored in parts.
+        priority: Whose turn is next where requests wait at the server, 1 the first; the server's default if None.
         meta_fields_to_embed: Metadata to put before a document's content in what is scored.
         meta_data_separator: What stands between them.
         timeout: Seconds for a whole call, retries included; None for no end.
@@ -72,6 +73,7 @@ class TritonRanker:
         query_max_length: int | None = None,
         min_relevance_score: float | None = None,
         long_documents: LongDocuments = "truncate",
+        priority: int | None = None,
         meta_fields_to_embed: list[str] | None = None,
         meta_data_separator: str = "\n",
         timeout: float | None = 60.0,
@@ -88,6 +90,7 @@ class TritonRanker:
         self.query_max_length = check_length(query_max_length, "query_max_length")
         self.min_relevance_score = check_relevance_score(min_relevance_score)
         self.long_documents = long_documents
+        self.priority = check_priority(priority)
         self.meta_fields_to_embed = list(meta_fields_to_embed or [])
         self.meta_data_separator = meta_data_separator
         self.timeout = check_timeout(timeout)
@@ -149,6 +152,7 @@ class TritonRanker:
             query_max_length=self.query_max_length,
             min_relevance_score=self.min_relevance_score,
             long_documents=self.long_documents,
+            priority=self.priority,
             meta_fields_to_embed=self.meta_fields_to_embed,
             meta_data_separator=self.meta_data_separator,
             timeout=self.timeout,
@@ -191,6 +195,7 @@ class TritonRanker:
             "query_max_length": self.query_max_length,
             "min_relevance_score": self.min_relevance_score,
             "long_documents": self.long_documents,
+            "priority": self.priority,
             "timeout": self.timeout,
         }
 

@@ -6,10 +6,9 @@ import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
-import grpc
 import pytest
 from google.protobuf import text_format
-from tritonclient.grpc import model_config_pb2, service_pb2, service_pb2_grpc
+from tritonclient.grpc import model_config_pb2
 
 from conftest import lay_out
 from deployment import ROOT, server_options
@@ -144,32 +143,22 @@ def test_refusals_are_counted_by_the_ensemble_alone(narrow):
     assert failures("tokenizer") == failures("cross_encoder") == [0, 0, 0, 0]
 
 
-def test_priorities_pass_through_the_ensemble(demo_artefacts, tmp_path):
-    # Not switched on as shipped: it takes priority_levels in both models, and a client that says its priority.
-    repository = lay_out(tmp_path / "repository", demo_artefacts)
-    for path in (repository / TOKENIZER, repository / CROSS_ENCODER):
-        config = text_format.Parse(path.read_text(), model_config_pb2.ModelConfig())
-        config.dynamic_batching.priority_levels = 2
-        config.dynamic_batching.default_priority_level = 2
-        path.write_text(text_format.MessageToString(config))
-
-    def request(priority):
-        message = service_pb2.ModelInferRequest(model_name="reranker")
-        for name, text in (("query", "flu"), ("document", DOCUMENTS[0])):
-            cells = message.inputs.add(name=name, datatype="BYTES", shape=(32, 1)).contents
-            cells.bytes_contents.extend([text.encode()] * 32)
-        if priority:
-            message.parameters["priority"].uint64_param = priority
-        return message
-
+def test_interactive_calls_overtake_what_says_nothing_and_that_overtakes_bulk(server):
     finished = []
-    with EmbeddedServer(repository) as server, grpc.insecure_channel(server.grpc_url) as channel:
-        stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
-        futures = [stub.ModelInfer.future(request(priority)) for priority in [0] * 20 + [1]]
-        for place, future in enumerate(futures):
-            future.add_done_callback(lambda _, place=place: finished.append(place))
-        for future in futures:
-            future.result()
-        wait_until(lambda: len(finished) == 21)
-    # Sent last, answered after what was being computed already: before most of those that were waiting.
-    assert finished.index(20) < 12
+    with RerankClient(server.grpc_url, request_size=64) as client, ThreadPoolExecutor(16) as pool:
+
+        def call(priority):
+            client.rerank("flu", DOCUMENTS * 2, priority=priority)  # as many as the cross_encoder runs together
+            finished.append(priority)
+
+        def waiting():
+            return counter(server, "nv_inference_pending_request_count", model="cross_encoder")
+
+        call(None)
+        for priority, before in ((3, 0), (None, 10), (1, 10)):
+            wait_until(lambda before=before: waiting() >= before)
+            calls = [pool.submit(call, priority) for _ in range(14 if priority == 3 else 1)]
+        calls[0].result()
+    # Sent last, answered after what was being computed already.
+    assert finished.index(1) < finished.index(None, 1) < 8
+    assert finished[-3:] == [3, 3, 3]

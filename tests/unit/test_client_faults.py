@@ -211,6 +211,22 @@ def test_model_info(client, server):
     assert client.model_info() is info
 
 
+def test_priority_is_sent_and_held_to_the_servers(client, server):
+    client.rerank("q", ["1"], priority=3)
+    client.score([("q", "1")], priority=1)
+    client.rerank("q", ["1"])
+    scored = [request for request in server.requests if request.outputs[0].name != "model_info"]
+    assert [request.parameters["priority"].int64_param for request in scored] == [3, 1, 0]  # 0: not sent
+    with pytest.raises(tr.InvalidRequestError, match=r"priority is 4; pass 1 \(first\) to 3, or None"):
+        client.rerank("q", ["1"], priority=4)
+
+
+def test_a_server_without_priorities_refuses_them(client, server):
+    server.priority_levels = 0
+    with pytest.raises(tr.InvalidRequestError, match="priority is 1, but model 'reranker' has no priorities"):
+        client.score([("q", "1")], priority=1)
+
+
 def test_chunks_use_the_servers_own_length(client):
     (result,) = client.rerank("q", ["words " * 400], long_documents="chunk")
     assert result.chunk.count > 4

@@ -13,6 +13,7 @@ def options(**given):
         "query_max_length": None,
         "min_relevance_score": None,
         "long_documents": "truncate",
+        "priority": None,
     }
     return RerankOptions.check(**{**usual, **given})
 
@@ -90,6 +91,14 @@ def test_numpy_ints_are_ints():
 def test_min_relevance_score_lies_between_0_and_1(value):
     with pytest.raises(InvalidRequestError, match="min_relevance_score is"):
         options(min_relevance_score=value)
+
+
+@pytest.mark.parametrize("value", [0, -1, True, 1.0, "interactive"])
+def test_priority_is_a_whole_number_from_1_on(value):
+    with pytest.raises(InvalidRequestError, match="priority is"):
+        options(priority=value)
+    with pytest.raises(InvalidRequestError, match="priority is"):
+        ScoreJob([("query", "document")], priority=value)
 
 
 def test_long_documents_has_two_ways():

@@ -95,6 +95,15 @@ def test_instances_are_said_and_batching_is_on(tokenizer, cross_encoder):
         assert config.HasField("dynamic_batching")
 
 
+def test_priorities_agree_and_leave_room_on_both_sides_of_the_default(tokenizer, cross_encoder):
+    for config in (tokenizer, cross_encoder):
+        batching = config.dynamic_batching
+        assert 1 < batching.default_priority_level < batching.priority_levels
+        assert batching.priority_levels == tokenizer.dynamic_batching.priority_levels
+        assert batching.default_priority_level == tokenizer.dynamic_batching.default_priority_level
+        assert not batching.priority_queue_policy  # the default policy holds for each level
+
+
 def test_both_queues_are_limited_and_drop_what_nobody_waits_for(tokenizer, cross_encoder):
     for config in (tokenizer, cross_encoder):
         policy = config.dynamic_batching.default_queue_policy
