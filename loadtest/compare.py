@@ -123,7 +123,7 @@ def expected_s(comparison: Comparison, cell: Cell, name: str) -> float:
 
 
 class Fitting:
-    """Cuts documents so that no pair is beyond the limit, where contenders truncate by rules of their own."""
+    """Cuts and strips documents: beyond the limit contenders truncate by rules of their own, and infinity strips."""
 
     def __init__(self, repository: Path) -> None:
         from tokenizers import Tokenizer
@@ -137,7 +137,7 @@ class Fitting:
         query, *documents = self._tokenizer.encode_batch([search.query, *search.documents], add_special_tokens=False)
         room = MAX_LENGTH - SPARE_TOKENS - len(query)
         cut = (
-            text if len(encoding) <= room else text[: encoding.offsets[room][0]]
+            (text if len(encoding) <= room else text[: encoding.offsets[room][0]]).strip()
             for text, encoding in zip(search.documents, documents, strict=True)
         )
         return Search(search.query, tuple(cut))
