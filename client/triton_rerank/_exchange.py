@@ -55,6 +55,7 @@ class Exchange:
         self._count = count
         self._answered = 0
         self._running = 0
+        self._window = float(_MOST_RUNNING)
         self.num_sent = 0
 
     @property
@@ -70,7 +71,7 @@ class Exchange:
         """
         if self._deadline.passed(now):
             raise self._timed_out()
-        ready = [attempt for attempt in self._waiting if attempt.due <= now][: _MOST_RUNNING - self._running]
+        ready = [attempt for attempt in self._waiting if attempt.due <= now][: self._room]
         for attempt in ready:
             self._waiting.remove(attempt)
             attempt.server = self._servers.pick(now, attempt.tried)
@@ -81,14 +82,20 @@ class Exchange:
 
     def wait_s(self, now: float) -> float | None:
         """Seconds until an attempt falls due; None while all are on their way, watched by gRPC."""
-        if not self._waiting or self._running >= _MOST_RUNNING:
+        if not self._waiting or not self._room:
             return None
         return max(0.0, min(attempt.due for attempt in self._waiting) - now)
+
+    @property
+    def _room(self) -> int:
+        """How many more may run now."""
+        return max(0, int(self._window) - self._running)
 
     def answered(self, attempt: Attempt) -> None:
         """Record an answer."""
         self._answered += 1
         self._running -= 1
+        self._window = min(self._window + 1 / self._window, float(_MOST_RUNNING))
         self._servers.answered(attempt.server)
         self._budget.succeeded()
 
@@ -96,7 +103,9 @@ class Exchange:
         """Record a failure and plan what follows.
 
         A request that found its server gone moves to another healthy one at once. Any other retry waits for
-        its back-off, and is one of `max_retries` and of the budget.
+        its back-off, and is one of `max_retries` and of the budget; unless a full queue refused it while others of
+        its own call are under way. Then no more than those run together, as in TCP: a call that is larger than a
+        server's queue is not overload.
 
         Raises:
             RerankError: Nothing can follow: not a retryable kind, no retry left, or no time for one.
@@ -109,6 +118,10 @@ class Exchange:
         overloaded = isinstance(error, ServerOverloadedError)
         if overloaded:
             self._servers.answered(attempt.server)
+            if self._running and self._max_retries and not self._deadline.passed(now):
+                self._window = float(self._running)
+                self._again(attempt, now + self._backoff(0), "the queue is full")
+                return
         else:
             self._servers.unreachable(attempt.server, now)
             if self._servers.has_other(now, attempt.tried):

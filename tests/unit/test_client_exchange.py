@@ -54,6 +54,29 @@ def test_only_the_failed_part_is_sent_again_after_its_backoff():
     assert course.num_sent == 4
 
 
+def test_a_call_larger_than_the_queue_goes_on_with_as_many_as_it_takes():
+    course = exchange(3, max_retries=1)
+    first, second, third = course.due(0.0)
+    course.failed(third, FULL, 0.0)
+    assert course.due(5.0) == []  # two run, no more
+    assert course.wait_s(5.0) is None
+    course.answered(first)
+    assert course.due(5.0) == [third]
+    course.failed(third, FULL, 6.0)  # not the one retry that it has
+    course.answered(second)
+    assert course.due(7.0) == [third]
+    course.failed(third, FULL, 7.0)  # nothing else runs: this is the one
+    assert course.due(8.0) == [third]
+    with pytest.raises(ServerOverloadedError):
+        course.failed(third, FULL, 8.0)
+
+
+def test_without_retries_a_refusal_ends_the_call():
+    course = exchange(2, max_retries=0)
+    with pytest.raises(ServerOverloadedError):
+        course.failed(course.due(0.0)[0], FULL, 0.0)
+
+
 def test_retries_end():
     course = exchange(max_retries=2)
     for now in (0.0, 1.0):
@@ -211,5 +234,7 @@ def test_a_long_call_does_not_fill_the_servers_queue_alone():
     course.answered(first[0])
     assert course.wait_s(0.0) == 0
     assert len(course.due(0.0)) == 1
-    course.failed(first[1], FULL, 0.0)
+    course.failed(first[1], FULL, 0.0)  # 15 run, so 15 are what the queue takes
+    assert course.due(0.0) == []
+    course.answered(first[2])
     assert len(course.due(0.0)) == 1
