@@ -84,8 +84,8 @@ def test_the_best_part_gives_the_score():
     assert result.chunk.index == 0
 
 
-def test_needs_the_servers_default_length_only_without_max_length():
-    assert rerank_purely(["x"], long_documents="chunk")[0].needs_default_length
-    assert not rerank_purely(["x"], long_documents="chunk", max_length=128)[0].needs_default_length
-    assert not rerank_purely(["x"])[0].needs_default_length
+def test_asks_for_the_servers_default_length_only_without_max_length():
+    assert rerank_purely(["x"], long_documents="chunk")[0].needs_info
+    assert not rerank_purely(["x"], long_documents="chunk", max_length=128)[0].needs_info
+    assert not rerank_purely(["x"])[0].needs_info
     assert Limits(rows=1).default_max_length == 512
