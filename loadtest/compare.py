@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     comparison = Comparison.load(folder / f"compare-{options.shape}.json", options.shape)
     comparison.forget([OURS, *PEERS] if options.fresh else options.again)
-    finished = measure(comparison, options, folder, started)
+    finished = options.show or measure(comparison, options, folder, started)
     try:
         agreement = comparison.agreement()
     except ValueError as error:
@@ -76,6 +76,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--again", nargs="+", default=[], choices=[OURS, *PEERS], metavar="NAME", help="measure anew")
     parser.add_argument("--fresh", action="store_true", help="measure everything anew")
+    parser.add_argument("--show", action="store_true", help="measure nothing: tell what was measured before")
     parser.add_argument("--plot", type=Path, metavar="FILE.svg", help="draw")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     return parser.parse_args(arguments)
