@@ -7,6 +7,8 @@ import numpy as np
 import openvino
 from tokenizers import Tokenizer
 
+from triton_rerank_build._parity import INT8_PROPERTIES
+
 BUDGETS = (1024, 2048, 4096)  # tokens of a micro-batch; the fastest on this machine is used
 LENGTH_STEP = 16
 
@@ -24,6 +26,7 @@ class InProcessReranker:
         if precision is None:
             precision = "bf16" if "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES") else "f32"
         properties = {"INFERENCE_PRECISION_HINT": precision, "NUM_STREAMS": 1, "PERFORMANCE_HINT": "LATENCY"}
+        properties |= INT8_PROPERTIES
         path = (repository / "cross_encoder/1/model.onnx").resolve()
         self.infer_request = core.compile_model(path, "CPU", properties).create_infer_request()
         self.tokenizer = Tokenizer.from_file(str(repository / "tokenizer/1/tokenizer.json"))

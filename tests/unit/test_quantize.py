@@ -1,6 +1,11 @@
 """int8: what is stored, how exact it is, that it ranks as PyTorch does, and that a wrong graph is found out."""
 
+import json
+import re
+import subprocess
+import sys
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -16,6 +21,8 @@ from triton_rerank_build._parity import LOWEST_TAU, compare_ranking, kendall_tau
 from triton_rerank_build._parity_texts import PAIRS
 from triton_rerank_build._quantize import quantize
 from triton_rerank_build._tokenizer import load_tokenizer
+
+LOADTEST = Path(__file__).parents[2] / "loadtest"
 
 every_family = pytest.mark.parametrize("family", FAMILIES)
 
@@ -125,3 +132,34 @@ def test_late_interaction_is_refused(tmp_path):
     checkpoint = tiny_checkpoint(tmp_path / "checkpoint", "bert")
     with pytest.raises(UnsupportedModelError, match="late interaction is exported at fp32 or fp16, not at int8"):
         export(str(checkpoint), repository=tmp_path / "repository", precision="int8", late_interaction=LateOptions())
+
+
+def test_the_scripts_that_compare_precisions(quantized, tmp_path):
+    tiny = quantized("xlm-roberta")
+    export(str(tiny.source.folder), repository=tmp_path / "fp32")
+    data = tmp_path / "set"
+    data.mkdir()
+    lines = [json.dumps({"_id": f"d{place}", "text": document}) for place, (_, document) in enumerate(PAIRS)]
+    (data / "corpus.jsonl").write_text("\n".join(lines))
+    (data / "queries.jsonl").write_text(json.dumps({"_id": "q0", "text": PAIRS[0][1]}))
+    (data / "qrels.tsv").write_text("query-id\tcorpus-id\tscore\nq0\td0\t1\n")
+
+    speed = script("precisions.py", tmp_path / "fp32", tiny.repository, "--pairs=2", "--tokens=16", "--rounds=2")
+    keys = [entry.partition("=")[0] for entry in speed.split()[1:]]
+    assert keys[0] == "fp32_openvino_f32"
+    assert {"int8_openvino_f32", "int8_onnxruntime"} <= set(keys)
+
+    ranking = script("ranking.py", tmp_path / "fp32", tiny.repository, "--beir", data)
+    assert re.fullmatch(r"RESULT least_points=-?[0-9.]+ least_tau=-?[0-9.]+", ranking)
+
+    memory = script("long_documents.py", tiny.repository, "--long=2", "--short=3")
+    assert re.fullmatch(r"RESULT loaded_gb=0\.\d+ long_gb=0\.\d+ beside_short_gb=0\.\d+", memory)
+
+
+def script(name, *arguments):
+    """The last line of what a script of the load test prints."""
+    done = subprocess.run(
+        [sys.executable, LOADTEST / name, *map(str, arguments)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()[-1]
