@@ -2,17 +2,16 @@
 
 import numpy as np
 import tritonclient.grpc as triton
+from tritonclient.utils import np_to_triton_dtype
 
 from triton_statistics import totals
 
-TYPES = {"O": "BYTES", "i": "INT32", "u": "UINT8", "f": "FP32"}
-
 
 def infer(url, model, outputs, parameters=None, **tensors):
-    """Outputs by name; tensors are object arrays of bytes, int32, uint8 or float32."""
+    """Outputs by name; tensors are object arrays of bytes, or of numbers."""
     inputs = []
     for name, values in tensors.items():
-        tensor = triton.InferInput(name, list(values.shape), TYPES[values.dtype.kind])
+        tensor = triton.InferInput(name, list(values.shape), np_to_triton_dtype(values.dtype))
         tensor.set_data_from_numpy(values)
         inputs.append(tensor)
     with triton.InferenceServerClient(url) as client:

@@ -126,6 +126,7 @@ def test_ids_that_are_none_are_refused_alone(colbert_server, changes, reason):
     good = {
         **{f"{side}_ids": np.array([[4, marker, 5]], np.int32) for side, marker in (("query", 1), ("document", 2))},
         **{f"{side}_roles": np.array([[3, 3, 3]], np.uint8) for side in ("query", "document")},
+        "expires_at_us": np.zeros((1, 1), np.int64),
     }
     bad = good | {name: np.array(values, good[name].dtype) for name, values in changes.items()}
 
@@ -143,6 +144,17 @@ def test_ids_that_are_none_are_refused_alone(colbert_server, changes, reason):
                 assert caught.value.status() == "StatusCode.INVALID_ARGUMENT"
             else:
                 assert call.result() == pytest.approx(expected)
+
+
+def test_what_nobody_waits_for_any_more_is_not_scored(colbert_server):
+    tensors = {
+        **{f"{side}_ids": np.array([[4, marker, 5]], np.int32) for side, marker in (("query", 1), ("document", 2))},
+        **{f"{side}_roles": np.array([[3, 3, 3]], np.uint8) for side in ("query", "document")},
+        "expires_at_us": np.ones((1, 1), np.int64),
+    }
+    with pytest.raises(InferenceServerException, match="Request timeout expired") as caught:
+        raw.infer(colbert_server.grpc_url, "late_scorer", ["logits"], **tensors)
+    assert caught.value.status() == "StatusCode.UNAVAILABLE"
 
 
 def test_texts_that_are_none_are_refused(colbert_server):

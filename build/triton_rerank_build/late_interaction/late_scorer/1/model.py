@@ -12,6 +12,7 @@ import asyncio
 import hashlib
 import json
 import math
+import time
 from collections import OrderedDict
 from pathlib import Path
 
@@ -90,6 +91,15 @@ class Metrics:
         self.misses = {kind: misses.Metric(labels=labels) for kind, labels in kinds.items()}
         self.evictions, self.bytes = (entry.Metric(labels={"model": model}) for entry in (evictions, size))
 
+    def tell(self, texts, missing, evictions, size):
+        """Count an execution's texts. Each call of Triton crosses processes, so there are few."""
+        for kind, hits in self.hits.items():
+            misses = sum(text.kind == kind for text in missing)
+            self.misses[kind].increment(misses)
+            hits.increment(sum(text.kind == kind for text in texts) - misses)
+        self.evictions.increment(evictions)
+        self.bytes.set(size)
+
 
 class TritonPythonModel:
     """Triton's entry points."""
@@ -116,10 +126,13 @@ class TritonPythonModel:
         outcomes, pairs_of = {}, {}
         for place, request in enumerate(requests):
             try:
-                pairs_of[place] = self.pairs(request)
+                if remaining_us(request) > 0:
+                    pairs_of[place] = self.pairs(request)
+                else:
+                    outcomes[place] = failure(EXPIRED, pb_utils.TritonError.UNAVAILABLE)
             except BadRequestError as error:
                 outcomes[place] = failure(str(error), pb_utils.TritonError.INVALID_ARG)
-        timeouts_us = {place: requests[place].timeout() or math.inf for place in pairs_of}
+        timeouts_us = {place: remaining_us(requests[place]) for place in pairs_of}
         vectors = await self.vectors(pairs_of, timeouts_us)
         scored = []
         for place, pairs in pairs_of.items():
@@ -169,21 +182,18 @@ class TritonPythonModel:
             for text in {text.key: text for pair in pairs for text in pair}.values():
                 texts[text.key] = text
                 waits_us[text.key] = max(waits_us.get(text.key, 0), timeouts_us[place])
-        found = {}
-        for key, text in texts.items():
-            vectors = self.cache.get(key)
-            (self.metrics.misses if vectors is None else self.metrics.hits)[text.kind].increment(1)
-            if vectors is not None:
-                found[key] = vectors
-        batches = list(self.batches([text for key, text in texts.items() if key not in found]))
+        found = {key: vectors for key in texts if (vectors := self.cache.get(key)) is not None}
+        missing = [text for key, text in texts.items() if key not in found]
+        batches = list(self.batches(missing))
         waits = [max(waits_us[text.key] for text in batch) for batch in batches]
         answers = await asyncio.gather(*map(self.encode, batches, waits))
+        evictions = 0
         for batch, answer in zip(batches, answers, strict=True):
             for text, vectors in zip(batch, answer, strict=True):
                 found[text.key] = vectors
                 if not isinstance(vectors, EncoderError):
-                    self.metrics.evictions.increment(self.cache.put(text.key, vectors))
-        self.metrics.bytes.set(self.cache.bytes)
+                    evictions += self.cache.put(text.key, vectors)
+        self.metrics.tell(texts.values(), missing, evictions, self.cache.bytes)
         return found
 
     def batches(self, texts):
@@ -207,7 +217,7 @@ class TritonPythonModel:
             model_name=self.encoder,
             requested_output_names=["vectors"],
             inputs=[pb_utils.Tensor("input_ids", ids), pb_utils.Tensor("attention_mask", mask)],
-            timeout=0 if wait_us == math.inf else int(wait_us),
+            timeout=0 if wait_us == math.inf else max(1, int(wait_us)),
             preferred_memory=pb_utils.PreferredMemory(pb_utils.TRITONSERVER_MEMORY_CPU, 0),
         )
         response = await request.async_exec()
@@ -255,6 +265,12 @@ def mean_best_cosines(query, documents):
     starts = np.cumsum(lengths[lengths > 0]) - lengths[lengths > 0]
     cosines[lengths > 0] = np.maximum.reduceat(products, starts, axis=1).mean(axis=0)
     return cosines
+
+
+def remaining_us(request):
+    """How long somebody still waits for the answer."""
+    expires_at_us = int(pb_utils.get_input_tensor_by_name(request, "expires_at_us").as_numpy()[0, 0])
+    return expires_at_us - time.monotonic_ns() // 1000 if expires_at_us else math.inf
 
 
 def tensor(request, name):

@@ -11,6 +11,7 @@ does not depend on its query, so that a document has the same ids, and the same 
 
 import json
 import os
+import time
 from pathlib import Path
 
 import numpy as np
@@ -170,6 +171,7 @@ class TritonPythonModel:
             "query_roles": padded([roles for _, roles, _ in queries], 0),
             "document_ids": padded([ids for ids, _, _ in documents], self.pad_id),
             "document_roles": padded([roles for _, roles, _ in documents], 0),
+            "expires_at_us": np.full((len(queries), 1), expiry_us(request), np.int64),
             "num_tokens": np.array(num_tokens, np.int32)[:, None],
             "truncated": np.array(cut, bool)[:, None],
         }
@@ -225,6 +227,12 @@ def whole_number(parameters, name, default):
     if value is not default and (isinstance(value, bool) or not isinstance(value, int)):
         raise BadRequestError(f"{name} must be a whole number of tokens, got {value!r}")
     return value
+
+
+def expiry_us(request):
+    """When nobody waits for the answer any more, by the clock that all processes of a machine share; 0 = never."""
+    timeout_us = request.timeout()
+    return time.monotonic_ns() // 1000 + timeout_us if timeout_us else 0
 
 
 def refusal(message):
