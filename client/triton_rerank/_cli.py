@@ -120,7 +120,7 @@ def _client(options: argparse.Namespace) -> RerankClient:
         tls = TLS(options.tls_ca, options.tls_key, options.tls_cert)
     return RerankClient(
         options.url or os.environ.get("TRITON_RERANK_URL", "localhost:8001").split(","),
-        options.model,
+        options.model if isinstance(options.model, str) else options.model[0],
         timeout=options.timeout,
         tls=tls,
         metadata=metadata,
@@ -182,8 +182,10 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     common = _connection_options()
 
-    def command(name: str, run: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
-        added = commands.add_parser(name, parents=[common], help=text, description=text)
+    def command(
+        name: str, run: Callable[[argparse.Namespace], int], text: str, options: argparse.ArgumentParser = common
+    ) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, parents=[options], help=text, description=text)
         added.set_defaults(run=run)
         return added
 
@@ -220,11 +222,13 @@ def _parser() -> argparse.ArgumentParser:
     info.add_argument("--json", action="store_true", help="one JSON object, the build's manifest included")
     ready = command("ready", _ready, "Score one pair; exit status 0 if that works, 1 if not.")
     ready.add_argument("--quiet", action="store_true", help="print nothing on success")
-    _cli_eval.add_arguments(command("eval", _cli_eval.run, _cli_eval.DESCRIPTION), _client)
+    _cli_eval.add_arguments(
+        command("eval", _cli_eval.run, _cli_eval.DESCRIPTION, _connection_options(many_models=True)), _client
+    )
     return parser
 
 
-def _connection_options() -> argparse.ArgumentParser:
+def _connection_options(*, many_models: bool = False) -> argparse.ArgumentParser:
     options = argparse.ArgumentParser(add_help=False)
     group = options.add_argument_group("server")
     group.add_argument(
@@ -233,7 +237,10 @@ def _connection_options() -> argparse.ArgumentParser:
         metavar="HOST:PORT",
         help="Triton's gRPC endpoint; repeat it for several ($TRITON_RERANK_URL, localhost:8001)",
     )
-    group.add_argument("--model", default="reranker", help="ensemble's name (%(default)s)")
+    if many_models:
+        group.add_argument("--model", action="append", metavar="MODEL", help="ensemble's name; repeatable (reranker)")
+    else:
+        group.add_argument("--model", default="reranker", help="ensemble's name (%(default)s)")
     group.add_argument("--timeout", type=float, default=60.0, metavar="SECONDS", help="for each call (%(default)g)")
     group.add_argument("--tls", action="store_true", help="encrypt, trusting the system's roots")
     group.add_argument("--tls-ca", metavar="PEM", help="roots to trust")

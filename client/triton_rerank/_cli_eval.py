@@ -11,6 +11,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ._cli_eval_compare import run_compare
+from ._cli_eval_models import run_models, run_plot
 from ._errors import InvalidRequestError
 
 if TYPE_CHECKING:
@@ -43,6 +45,8 @@ examples:
   triton-rerank eval --queries topics.tsv --corpus docs-*.jsonl.gz --qrels qrels.tsv --measures nDCG@10 R@100
   triton-rerank eval --reranking T2Reranking-dev.jsonl --measures AP RR@10
   triton-rerank eval --beir scifact --compare results/a/reranked.trec results/b/reranked.trec
+  triton-rerank eval --beir scifact --model reranker --model late_interaction --out results/scifact
+  triton-rerank eval --plot scifact.svg results/scifact/models.json
 
 --out keeps every query as it is done: run the same command again after a break, and it goes on.
 """
@@ -88,6 +92,13 @@ def add_arguments(parser: argparse.ArgumentParser, connect: Callable[[argparse.N
     parser.add_argument(
         "--compare", type=Path, nargs=2, metavar="RUN", help="hold two runs against each other; asks no server"
     )
+    parser.add_argument(
+        "--plot",
+        type=Path,
+        nargs="+",
+        metavar="FILE",
+        help="draw the first measure: the figure to write, then models.json files; asks no server",
+    )
     parser.add_argument("--out", type=Path, metavar="DIR", help="keep runs, result.json, report.txt and scores here")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
@@ -97,15 +108,24 @@ def run(options: argparse.Namespace) -> int:
     from ._eval_measures import DEFAULT_MEASURES, check_measures
 
     options.measures = check_measures(options.measures or DEFAULT_MEASURES)
+    options.model = options.model or ["reranker"]
     if options.compare:
-        return _compare(options)
+        return run_compare(options)
+    if options.plot:
+        return run_plot(options)
     collection, first_stage, depth = _prepare(options)
     if options.out:
         options.out.mkdir(parents=True, exist_ok=True)
-    with options.connect(options) as client:
-        model = _model_fields(client)
-        with _journal(options, model) if options.out else nullcontext() as journal:
-            results = _rerank(client, collection, first_stage, options, journal)
+
+    def rerank(options: argparse.Namespace) -> tuple[dict[str, Any], list[Reranked]]:
+        with options.connect(options) as client:
+            model = _model_fields(client)
+            with _journal(options, model) if options.out else nullcontext() as journal:
+                return model, _rerank(client, collection, first_stage, options, journal)
+
+    if len(options.model) > 1:
+        return run_models(options, collection, first_stage, depth, rerank)
+    model, results = rerank(options)
     _report(options, collection, first_stage, results, depth, model)
     return 0
 
@@ -238,45 +258,6 @@ def _write(folder: Path, evaluation: Evaluation, first_stage: Run) -> None:
     whole = evaluation.summary() | {"per_query": evaluation.per_query()}
     (folder / "result.json").write_text(json.dumps(whole, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
     (folder / "report.txt").write_text(evaluation.table() + "\n", encoding="utf-8")
-
-
-def _compare(options: argparse.Namespace) -> int:
-    from ._cli_output import shorten
-    from ._eval_data import beir_files, load_queries, read_queries
-    from ._eval_report import compare, comparison_lines, most_changed
-    from ._eval_trec import read_qrels, read_run
-
-    files = beir_files(options.beir, options.split) if options.beir else None
-    qrels_path, queries_path = (files.qrels, files.queries) if files else (options.qrels, options.queries)
-    if qrels_path is None:
-        raise InvalidRequestError("--compare needs judgements: give --beir DIR or --qrels FILE")
-    qrels, texts = read_qrels(qrels_path), read_queries(queries_path) if queries_path else {}
-    if options.max_queries and queries_path:
-        texts, qrels = load_queries(queries_path, qrels, options.max_queries)
-    first, second = options.compare
-    comparison = compare(options.measures, qrels, read_run(first), read_run(second))
-    name = options.measures[0]
-    changed = most_changed(comparison, name)
-    if options.json:
-        print(json.dumps(_compared_fields(options, asdict(comparison), changed), ensure_ascii=False, indent=2))
-        return 0
-    print("\n".join([f"{len(qrels)} queries", *comparison_lines(comparison, (str(first), str(second)))]))
-    print(f"\nthe queries that change most by {name}:")
-    for query_id, before, after in changed:
-        print(f"{before:8.4f} -> {after:.4f}  {query_id}  {shorten(texts.get(query_id, ''), 80)}")
-    return 0
-
-
-def _compared_fields(
-    options: argparse.Namespace, comparison: dict[str, Any], changed: list[tuple[str, float, float]]
-) -> dict[str, Any]:
-    return {
-        "runs": [str(path) for path in options.compare],
-        "first": comparison["first"]["mean"],
-        "second": comparison["second"]["mean"],
-        "second_minus_first": comparison["differences"],
-        "most_changed": [{"query_id": query_id, "first": a, "second": b} for query_id, a, b in changed],
-    }
 
 
 @contextmanager

@@ -1,0 +1,50 @@
+"""`triton-rerank eval --compare`: two runs on the same queries."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict
+from typing import Any
+
+from ._errors import InvalidRequestError
+
+
+def run_compare(options: argparse.Namespace) -> int:
+    """Hold two runs against each other; asks no server."""
+    from ._cli_output import shorten
+    from ._eval_data import beir_files, load_queries, read_queries
+    from ._eval_report import compare, comparison_lines, most_changed
+    from ._eval_trec import read_qrels, read_run
+
+    files = beir_files(options.beir, options.split) if options.beir else None
+    qrels_path, queries_path = (files.qrels, files.queries) if files else (options.qrels, options.queries)
+    if qrels_path is None:
+        raise InvalidRequestError("--compare needs judgements: give --beir DIR or --qrels FILE")
+    qrels, texts = read_qrels(qrels_path), read_queries(queries_path) if queries_path else {}
+    if options.max_queries and queries_path:
+        texts, qrels = load_queries(queries_path, qrels, options.max_queries)
+    first, second = options.compare
+    comparison = compare(options.measures, qrels, read_run(first), read_run(second))
+    name = options.measures[0]
+    changed = most_changed(comparison, name)
+    if options.json:
+        print(json.dumps(_compared_fields(options, asdict(comparison), changed), ensure_ascii=False, indent=2))
+        return 0
+    print("\n".join([f"{len(qrels)} queries", *comparison_lines(comparison, (str(first), str(second)))]))
+    print(f"\nthe queries that change most by {name}:")
+    for query_id, before, after in changed:
+        print(f"{before:8.4f} -> {after:.4f}  {query_id}  {shorten(texts.get(query_id, ''), 80)}")
+    return 0
+
+
+def _compared_fields(
+    options: argparse.Namespace, comparison: dict[str, Any], changed: list[tuple[str, float, float]]
+) -> dict[str, Any]:
+    return {
+        "runs": [str(path) for path in options.compare],
+        "first": comparison["first"]["mean"],
+        "second": comparison["second"]["mean"],
+        "second_minus_first": comparison["differences"],
+        "most_changed": [{"query_id": query_id, "first": a, "second": b} for query_id, a, b in changed],
+    }
