@@ -7,7 +7,7 @@ from tritonclient.utils import np_to_triton_dtype
 from triton_statistics import totals
 
 
-def infer(url, model, outputs, parameters=None, **tensors):
+def infer(url, model, outputs, parameters=None, timeout_us=None, **tensors):
     """Outputs by name; tensors are object arrays of bytes, or of numbers."""
     inputs = []
     for name, values in tensors.items():
@@ -16,7 +16,9 @@ def infer(url, model, outputs, parameters=None, **tensors):
         inputs.append(tensor)
     with triton.InferenceServerClient(url) as client:
         asked = [triton.InferRequestedOutput(name) for name in outputs]
-        answer = client.infer(model, inputs, outputs=asked, parameters=parameters, client_timeout=120)
+        answer = client.infer(
+            model, inputs, outputs=asked, parameters=parameters, timeout=timeout_us, client_timeout=120
+        )
     return {name: answer.as_numpy(name) for name in outputs}
 
 

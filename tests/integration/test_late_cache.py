@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import time
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 
@@ -155,6 +156,15 @@ def test_what_nobody_waits_for_any_more_is_not_scored(colbert_server):
     with pytest.raises(InferenceServerException, match="Request timeout expired") as caught:
         raw.infer(colbert_server.grpc_url, "late_scorer", ["logits"], **tensors)
     assert caught.value.status() == "StatusCode.UNAVAILABLE"
+
+
+def test_a_callers_timeout_reaches_the_scorer(colbert_server):
+    pair = {"query": raw.column(["sky"]), "document": raw.column(["blue"])}
+    told = raw.infer(colbert_server.grpc_url, "late_tokenizer", ["expires_at_us"], timeout_us=60_000_000, **pair)
+    left_us = told["expires_at_us"].item() - time.monotonic_ns() // 1000  # one clock for all processes
+    assert 0 < left_us <= 60_000_000
+    with pytest.raises(InferenceServerException, match="Request timeout expired"):
+        raw.infer(colbert_server.grpc_url, "late_interaction", ["logits"], timeout_us=1, **pair)
 
 
 def test_texts_that_are_none_are_refused(colbert_server):
