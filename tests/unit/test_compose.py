@@ -17,6 +17,7 @@ from triton_rerank_build._cli import _parser
 from triton_rerank_build._engine_job import WORK_FOLDER
 from triton_rerank_build._engine_trtexec import SCRIPT_FILE
 from triton_rerank_build._files import CACHE_VARIABLE
+from triton_rerank_build._late_repository import TEMPLATES
 
 ROOT = Path(__file__).parents[2]
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
@@ -210,6 +211,8 @@ def imported(path):
         ("server", ROOT / "model_repository/tokenizer/1/model.py"),
         ("server-cpu", ROOT / "model_repository/tokenizer/1/model.py"),
         ("server-cpu", _tritonserver.BACKENDS / "rerank_openvino/model.py"),
+        ("server-cpu", _tritonserver.BACKENDS / "encode_openvino/model.py"),
+        ("server", TEMPLATES / "late_tokenizer/1/model.py"),
     ],
 )
 def test_every_import_is_installed_in_the_image(target, model):
