@@ -13,7 +13,7 @@ pytestmark = pytest.mark.integration
 
 GOLDEN = json.loads(Path(__file__).parents[1].joinpath("late_golden.json").read_text())
 # Vectors are kept as fp16: 32 products, each off by a few thousandths of a percent.
-TOLERANCE = 5e-3
+TOLERANCE = 1e-2
 
 
 @pytest.fixture
