@@ -16,7 +16,7 @@ def tensors(items):
     return {item.name: (item.data_type, list(item.dims)) for item in items}
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def configs():
     return {name: read(TEMPLATES / name / "config.pbtxt") for name in LATE.models}
 
