@@ -259,7 +259,7 @@ class KilledError(Exception):
 
 def test_a_killed_training_ends_where_an_unbroken_one_does(json_lines, tmp_path):
     checkpoint = str(tiny_checkpoint(tmp_path / "tiny", "xlm-roberta"))
-    settings = Settings(**SMALL | {"epochs": 4, "lora_rank": 4, "negatives": "model", "max_minutes": 60.0})
+    settings = Settings(**SMALL | {"epochs": 4, "lora_rank": 4, "negatives": "model", "max_minutes": 1e6})
     later = Settings(**SMALL | {"epochs": 4, "lora_rank": 4, "negatives": "model"})
 
     def kill(done, planned):
