@@ -127,8 +127,9 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
             for name in ("tokenizer", "cross_encoder"):
                 config.ensemble_scheduling.step.add(model_name=name)
         elif request.name == "tokenizer":
-            config.dynamic_batching.default_queue_policy.max_queue_size = 100
+            config.dynamic_batching.SetInParent()
         elif request.name == "cross_encoder":
+            config.dynamic_batching.default_queue_policy.max_queue_size = 100
             config.backend = "rerank_openvino"
             config.dynamic_batching.priority_levels = self.priority_levels
         else:

@@ -273,7 +273,7 @@ def model_info(
         value = said.get(name)
         return value if isinstance(value, int) else None
 
-    queue = configs[0].dynamic_batching.default_queue_policy.max_queue_size
+    limits = (config.dynamic_batching.default_queue_policy.max_queue_size for config in reversed(configs))
     backend = configs[-1].backend
     return ModelInfo(
         model=model,
@@ -284,7 +284,7 @@ def model_info(
         max_length=number("max_length"),
         default_max_length=number("default_max_length"),
         max_batch_size=max_batch_size,
-        max_queue_size=int(queue) or None,
+        max_queue_size=next((int(limit) for limit in limits if limit), None),
         priority_levels=int(configs[-1].dynamic_batching.priority_levels) or None,
         manifest=said,
         logit_scale=logit_scale,

@@ -92,7 +92,8 @@ def test_a_server_that_is_stopped_in_mid_request_fails_by_name(demo_repository, 
 
 @pytest.fixture(scope="module")
 def small_queue_server(demo_artefacts, tmp_path_factory):
-    edit = ("tokenizer/config.pbtxt", "max_queue_size: 512", "max_queue_size: 2")
+    limit = "dynamic_batching { default_queue_policy { max_queue_size: 2 } }"
+    edit = ("tokenizer/config.pbtxt", "dynamic_batching { }", limit)
     repository = lay_out(tmp_path_factory.mktemp("queue") / "repository", demo_artefacts, edit)
     with EmbeddedServer(repository) as running:
         yield running

@@ -95,22 +95,19 @@ def test_instances_are_said_and_batching_is_on(tokenizer, cross_encoder):
         assert config.HasField("dynamic_batching")
 
 
-def test_priorities_agree_and_leave_room_on_both_sides_of_the_default(tokenizer, cross_encoder):
-    for config in (tokenizer, cross_encoder):
-        batching = config.dynamic_batching
-        assert 1 < batching.default_priority_level < batching.priority_levels
-        assert batching.priority_levels == tokenizer.dynamic_batching.priority_levels
-        assert batching.default_priority_level == tokenizer.dynamic_batching.default_priority_level
-        assert not batching.priority_queue_policy  # the default policy holds for each level
+def test_the_queue_that_grows_has_priorities_a_limit_and_drops_what_nobody_waits_for(cross_encoder):
+    batching = cross_encoder.dynamic_batching
+    assert 1 < batching.default_priority_level < batching.priority_levels
+    assert not batching.priority_queue_policy  # the default policy holds for each level
+    policy = batching.default_queue_policy
+    assert policy.max_queue_size > 16  # what one call of our client sends at once
+    assert policy.allow_timeout_override
+    assert policy.timeout_action == policy.REJECT
+    assert policy.default_timeout_microseconds > 0  # a request's own timeout can only shorten this one
 
 
-def test_both_queues_are_limited_and_drop_what_nobody_waits_for(tokenizer, cross_encoder):
-    for config in (tokenizer, cross_encoder):
-        policy = config.dynamic_batching.default_queue_policy
-        assert policy.max_queue_size > 16  # what one call of our client sends at once
-        assert policy.allow_timeout_override
-        assert policy.timeout_action == policy.REJECT
-        assert policy.default_timeout_microseconds > 0  # a request's own timeout can only shorten this one
+def test_the_tokenizer_has_none_of_them_so_that_its_batcher_prepares_ahead(tokenizer):
+    assert not tokenizer.dynamic_batching.ListFields()
 
 
 def test_ready_means_warm(cross_encoder):

@@ -1,8 +1,8 @@
 """Triton backend `rerank_openvino`: runs the cross-encoder's ONNX file on a CPU, in OpenVINO.
 
-Triton hands over a list of requests. Their rows are stripped of padding, sorted by length and cut to micro-batches
-of about `micro_batch_tokens` tokens, so that no row pays for the length of another, whoever sent it; the logits
-are scattered back to the requests they came from.
+Triton hands over lists of requests. Their rows are stripped of padding and wait in a pool, from which micro-batches of
+about `micro_batch_tokens` tokens are made of rows of similar length, so that no row pays for the length of another,
+whoever sent it. A request is answered when the last of its rows is scored.
 
 Stands alone on purpose: beside it only `numpy` and `openvino` are needed, on a laptop and in a container alike.
 Every setting is one of the `parameters` of the model's config (see model_repository/cross_encoder/configs/cpu.pbtxt).
@@ -11,7 +11,11 @@ Every setting is one of the `parameters` of the model's config (see model_reposi
 import json
 import math
 import os
+import threading
 import time
+from collections import deque
+from heapq import merge
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -41,31 +45,45 @@ class TritonPythonModel:
         if not path.exists():
             raise pb_utils.TritonModelException(f"{path} is missing: run `triton-rerank-build export CHECKPOINT`")
         core = openvino.Core()
-        self.micro_batch_tokens = settings.micro_batch_tokens
         properties = settings.properties(core)
         model = core.read_model(path)
         self.vocab_size, self.max_length = limits(model, folder)
         self.infer_request = core.compile_model(model, "CPU", properties).create_infer_request()
         for length in (LENGTH_STEP, min(self.max_length, 128), min(self.max_length, 512)):
-            self.logits([np.zeros(length, np.int32)] * max(1, self.micro_batch_tokens // length))
+            self.logits([np.zeros(length, np.int32)] * max(1, settings.micro_batch_tokens // length))
+        self.pool = Pool(settings.micro_batch_tokens, self.max_length)
+        self.worker = threading.Thread(target=self.work, name="micro-batches", daemon=True)
+        self.worker.start()
         pb_utils.Logger.log_info(
             f"{self.name}: OpenVINO {openvino.__version__} on {core.get_property('CPU', 'FULL_DEVICE_NAME')}, "
             f"precision {properties['INFERENCE_PRECISION_HINT']}, {properties['INFERENCE_NUM_THREADS']} threads, "
-            f"micro-batches of {self.micro_batch_tokens} tokens"
+            f"micro-batches of {settings.micro_batch_tokens} tokens"
         )
 
     def execute(self, requests):
-        """Score the rows of all requests together; a request that is wrong or fails is alone in that."""
-        responses = [None] * len(requests)
-        rows_of = {}
-        for place, request in enumerate(requests):
+        """Put the rows of all requests into the pool; a request that is wrong or fails is alone in that.
+
+        Returns before the answers are there, as soon as the pool has room: while an instance executes, Triton 2.51
+        prepares no batch ahead where there is a queue policy, and its batcher often sleeps on for up to 500 ms.
+        """
+        group = []
+        for request in requests:
+            sender = request.get_response_sender()
             try:
-                rows_of[place] = self.rows(request)
+                group.append(Pending(self.rows(request), sender, request.timeout()))
             except BadRequestError as error:
-                responses[place] = failure(str(error), pb_utils.TritonError.INVALID_ARG)
-        for place, outcome in self.score(requests, rows_of).items():
-            responses[place] = outcome
-        return responses
+                answer(sender, failure(str(error), pb_utils.TritonError.INVALID_ARG))
+        self.pool.add(group)
+
+    def finalize(self):
+        """Answer what was taken, then stop."""
+        self.pool.close()
+        self.worker.join()
+
+    def work(self):
+        """Score micro-batch after micro-batch, until the pool is closed and empty."""
+        while micro_batch := self.pool.take():
+            self.score(micro_batch)
 
     def rows(self, request):
         """The token ids of each row without padding, checked: OpenVINO itself reads past its tables in silence."""
@@ -80,47 +98,29 @@ class TritonPythonModel:
             raise BadRequestError(f"a row has {lengths.max()} tokens, the model takes {self.max_length}")
         if ids.min() < 0 or ids.max() >= self.vocab_size:
             raise BadRequestError(f"input_ids must be 0 to {self.vocab_size - 1}, got {ids.min()} to {ids.max()}")
-        return [row[:length] for row, length in zip(ids, lengths, strict=True)]
+        # Copies: the request's memory is Triton's again once execute has returned.
+        return [row[:length].copy() for row, length in zip(ids, lengths, strict=True)]
 
-    def score(self, requests, rows_of):
-        """Responses by place. Requests that nobody waits for any more are left out before each micro-batch.
+    def score(self, micro_batch):
+        """Run (row, pending, place) tuples, and answer the requests that are complete with them.
 
-        A step of an ensemble is never marked as cancelled, but it carries what is left of its caller's timeout.
+        Requests that nobody waits for any more are left out: a step of an ensemble is never marked as cancelled, but
+        it carries what was left of its caller's timeout.
         """
-        outcomes = {}
-        started = time.monotonic()
-        timeouts_s = {place: requests[place].timeout() / 1e6 or math.inf for place in rows_of}
-        logits = {place: np.empty((len(rows), 1), np.float32) for place, rows in rows_of.items()}
-        rows = [(row, place, at) for place, rows in rows_of.items() for at, row in enumerate(rows)]
-        for micro_batch in self.micro_batches(rows):
-            elapsed_s = time.monotonic() - started
-            for place in {place for _, place, _ in micro_batch} - outcomes.keys():
-                if elapsed_s > timeouts_s[place]:
-                    # Triton's own words for a request that expires in the queue, so that clients know them.
-                    outcomes[place] = failure("Request timeout expired", pb_utils.TritonError.UNAVAILABLE)
-                elif requests[place].is_cancelled():
-                    outcomes[place] = failure("cancelled by the caller", pb_utils.TritonError.CANCELLED)
-            live = [item for item in micro_batch if item[1] not in outcomes]
-            try:
-                scored = self.logits([row for row, _, _ in live]) if live else []
-            except RuntimeError as error:  # OpenVINO's own; the instance lives on
-                message = f"{self.name}: {str(error).strip().splitlines()[-1]}"
-                outcomes |= {place: failure(message, pb_utils.TritonError.INTERNAL) for _, place, _ in live}
-                continue
-            for (_, place, at), logit in zip(live, scored, strict=True):
-                logits[place][at] = logit
-        for place in logits.keys() - outcomes.keys():
-            outcomes[place] = pb_utils.InferenceResponse([pb_utils.Tensor("logits", logits[place])])
-        return outcomes
-
-    def micro_batches(self, rows):
-        """Cut (row, ...) tuples, longest first, to lists that hold about `micro_batch_tokens` once padded."""
-        rows = sorted(rows, key=lambda item: len(item[0]), reverse=True)
-        start = 0
-        while start < len(rows):
-            size = max(1, self.micro_batch_tokens // padded_length(len(rows[start][0]), self.max_length))
-            yield rows[start : start + size]
-            start += size
+        for pending in {id(pending): pending for _, pending, _ in micro_batch}.values():
+            pending.drop_if_unwanted()
+        live = [item for item in micro_batch if not item[1].answered]
+        if not live:
+            return
+        try:
+            scored = self.logits([row for row, _, _ in live])
+        except (RuntimeError, MemoryError) as error:  # OpenVINO's own: these requests fail, the worker lives on
+            message = f"{self.name}: {(str(error).strip() or repr(error)).splitlines()[-1]}"
+            for _, pending, _ in live:
+                pending.fail(message, pb_utils.TritonError.INTERNAL)
+            return
+        for (_, pending, place), logit in zip(live, scored, strict=True):
+            pending.put(place, logit)
 
     def logits(self, rows):
         """Run one micro-batch of token id rows: [num_rows, 1] float32."""
@@ -131,6 +131,101 @@ class TritonPythonModel:
         feeds = {"input_ids": ids, "attention_mask": mask.astype(np.int32)}
         # A copy: the next micro-batch writes its logits to the same memory.
         return self.infer_request.infer(feeds, share_inputs=True)["logits"].copy()
+
+
+class Pending:
+    """A request that waits for the logits of its rows."""
+
+    def __init__(self, rows, sender, timeout_us):
+        self.rows = rows
+        self.logits = np.empty((len(rows), 1), np.float32)
+        self.missing = len(rows)
+        self.answered = False
+        self._sender = sender
+        self._deadline = time.monotonic() + (timeout_us / 1e6 or math.inf)
+
+    def put(self, place, logit):
+        """Take the logit of one row; the last one answers the request."""
+        self.logits[place] = logit
+        self.missing -= 1
+        if not self.missing:
+            self._answer(pb_utils.InferenceResponse([pb_utils.Tensor("logits", self.logits)]))
+
+    def drop_if_unwanted(self):
+        """Answer at once where the caller's timeout has passed or the caller is gone."""
+        if self.answered:
+            return
+        if time.monotonic() > self._deadline:
+            # Triton's own words for a request that expires in the queue, so that clients know them.
+            self.fail("Request timeout expired", pb_utils.TritonError.UNAVAILABLE)
+        elif self._sender.is_cancelled():
+            self.fail("cancelled by the caller", pb_utils.TritonError.CANCELLED)
+
+    def fail(self, message, code):
+        """Answer with an error."""
+        if not self.answered:
+            self._answer(failure(message, code))
+
+    def _answer(self, response):
+        self.answered = True
+        answer(self._sender, response)
+
+
+class Pool:
+    """Rows that wait, whoever sent them, and the micro-batches that are made of them."""
+
+    def __init__(self, micro_batch_tokens, max_length):
+        self._micro_batch_tokens = micro_batch_tokens
+        self._max_length = max_length
+        self._groups = deque()  # of executions, oldest first: lists of (row, pending, place), longest row first
+        self._waiting = 0  # tokens
+        self._closed = False
+        self._changed = threading.Condition()
+
+    def add(self, requests):
+        """Take the rows of one execution, then wait until no more than the next two micro-batches are waiting.
+
+        Fewer, and the cores wait for Triton; more, and what waits is beyond the reach of its priorities and limits.
+        """
+        rows = [(row, pending, place) for pending in requests for place, row in enumerate(pending.rows)]
+        if not rows:
+            return
+        with self._changed:
+            self._groups.append(sorted(rows, key=lambda item: len(item[0]), reverse=True))
+            self._waiting += sum(len(row) for row, _, _ in rows)
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: self._waiting <= 2 * self._micro_batch_tokens)
+
+    def take(self):
+        """The next micro-batch, about `micro_batch_tokens` once padded; nothing when closed and empty.
+
+        The longest row of the oldest execution leads, so that nothing waits for ever; the rows next to it in length
+        go with it, from all executions, so that nothing is padded to a length far from its own.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: self._groups or self._closed)
+            if not self._groups:
+                return []
+            longest = len(self._groups[0][0][0])
+            size = max(1, self._micro_batch_tokens // padded_length(longest, self._max_length))
+            fitting = merge(
+                *([item for item in group if len(item[0]) <= longest] for group in self._groups),
+                key=lambda item: len(item[0]),
+                reverse=True,
+            )
+            taken = list(islice(fitting, size))
+            places = {(id(pending), place) for _, pending, place in taken}
+            groups = ([item for item in group if (id(item[1]), item[2]) not in places] for group in self._groups)
+            self._groups = deque(group for group in groups if group)
+            self._waiting -= sum(len(row) for row, _, _ in taken)
+            self._changed.notify_all()
+            return taken
+
+    def close(self):
+        """Let `take` end when all is done."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
 
 
 class Settings:
@@ -159,7 +254,7 @@ class Settings:
             "NUM_STREAMS": 1,
             "PERFORMANCE_HINT": "LATENCY",
             # Where a graph has int8 weights, what meets them is quantized as well, this many values to a scale. More
-            # to a scale is no faster and ranks worse; fewer take a fifth more time.
+            # to a scale is hardly faster and ranks worse; fewer take a fifth more time.
             "DYNAMIC_QUANTIZATION_GROUP_SIZE": 128,
         }
         if self.cache:
@@ -194,6 +289,11 @@ def int32_matrix(request, name):
     if tensor.ndim != 2 or tensor.shape[1] < 1:
         raise BadRequestError(f"{name} must have shape [num_pairs, length], got {list(tensor.shape)}")
     return tensor
+
+
+def answer(sender, response):
+    """Send the one response of a request."""
+    sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 
 
 def failure(message, code):
