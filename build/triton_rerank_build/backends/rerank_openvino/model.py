@@ -25,6 +25,9 @@ import triton_python_backend_utils as pb_utils
 # Lengths of micro-batches are rounded up to this many tokens: OpenVINO prepares its kernels once per shape, and
 # an even number keeps the bf16 units of attention busy.
 LENGTH_STEP = 16
+# Micro-batches that are taken from Triton's queue before they are needed. Fewer, and the cores wait for Triton; more,
+# and what waits is beyond the reach of its priorities and limits.
+AHEAD = 4
 
 
 class BadRequestError(ValueError):
@@ -183,9 +186,7 @@ class Pool:
         self._changed = threading.Condition()
 
     def add(self, requests):
-        """Take the rows of one execution, then wait until no more than the next two micro-batches are waiting.
-
-        Fewer, and the cores wait for Triton; more, and what waits is beyond the reach of its priorities and limits.
+        """Take the rows of one execution, then wait until no more than AHEAD micro-batches are waiting.
         """
         rows = [(row, pending, place) for pending in requests for place, row in enumerate(pending.rows)]
         if not rows:
@@ -194,7 +195,7 @@ class Pool:
             self._groups.append(sorted(rows, key=lambda item: len(item[0]), reverse=True))
             self._waiting += sum(len(row) for row, _, _ in rows)
             self._changed.notify_all()
-            self._changed.wait_for(lambda: self._waiting <= 2 * self._micro_batch_tokens)
+            self._changed.wait_for(lambda: self._waiting <= AHEAD * self._micro_batch_tokens)
 
     def take(self):
         """The next micro-batch, about `micro_batch_tokens` once padded; nothing when closed and empty.
