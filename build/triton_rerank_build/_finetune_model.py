@@ -41,7 +41,7 @@ class RankingModel:
         self._tokenizer = load_tokenizer(checkpoint)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._bf16 = settings.bf16
-        # On a CPU in bf16 products written out are a fifth faster than the fused attention, whose blocks are of
+        # On a CPU in bf16 products written out are faster than the fused attention, whose blocks are of
         # fp32; but each layer then holds width x width numbers a head, too many for long pairs.
         attention = "eager" if self.device.type == "cpu" and self.max_length <= _DEFAULT_LIMIT else "sdpa"
         model = _load(checkpoint, attention)

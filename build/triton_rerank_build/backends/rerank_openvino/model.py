@@ -13,6 +13,7 @@ import math
 import os
 import threading
 import time
+import traceback
 from collections import deque
 from heapq import merge
 from itertools import islice
@@ -55,6 +56,7 @@ class TritonPythonModel:
         for length in (LENGTH_STEP, min(self.max_length, 128), min(self.max_length, 512)):
             self.logits([np.zeros(length, np.int32)] * max(1, settings.micro_batch_tokens // length))
         self.pool = Pool(settings.micro_batch_tokens, self.max_length)
+        threading.excepthook = end_process
         self.worker = threading.Thread(target=self.work, name="micro-batches", daemon=True)
         self.worker.start()
         pb_utils.Logger.log_info(
@@ -186,8 +188,7 @@ class Pool:
         self._changed = threading.Condition()
 
     def add(self, requests):
-        """Take the rows of one execution, then wait until no more than AHEAD micro-batches are waiting.
-        """
+        """Take the rows of one execution, then wait until no more than AHEAD micro-batches are waiting."""
         rows = [(row, pending, place) for pending in requests for place, row in enumerate(pending.rows)]
         if not rows:
             return
@@ -290,6 +291,12 @@ def int32_matrix(request, name):
     if tensor.ndim != 2 or tensor.shape[1] < 1:
         raise BadRequestError(f"{name} must have shape [num_pairs, length], got {list(tensor.shape)}")
     return tensor
+
+
+def end_process(failed):
+    """Without its worker every caller would wait for ever; without the process Triton tells them at once."""
+    traceback.print_exception(failed.exc_value)
+    os._exit(1)
 
 
 def answer(sender, response):
