@@ -184,20 +184,23 @@ class EmbeddedServer:
         from triton_rerank import RerankClient, RerankError
 
         deadline = time.monotonic() + self._start_timeout_s
+        # Triton opens the port of its metrics last, after it answers on the others.
+        services = zip(("grpc", "http", "metrics"), self._ports, strict=True)
+        ports = [port for service, port in services if f"--allow-{service}=false" not in self._arguments]
         with contextlib.ExitStack() as stack:
             clients = [stack.enter_context(RerankClient(self.grpc_url, model, max_retries=0)) for model in self.models]
             while True:
                 if not self.running:
                     raise ServerStartError(f"tritonserver ended while starting; the end of its log:\n{self.log_tail()}")
                 try:
-                    if _listens(self._ports[0]):
+                    if all(map(_listens, ports)):
                         for client in clients:
                             client.rerank("ready?", ["One real pair was scored."], timeout=60.0)
                         return
                 except RerankError as error:
                     reason = str(error)
                 else:
-                    reason = "its gRPC port is closed"
+                    reason = "not all of its ports are open"
                 if time.monotonic() > deadline:
                     raise ServerStartError(
                         f"tritonserver was not ready after {self._start_timeout_s:.0f} s ({reason}); "
