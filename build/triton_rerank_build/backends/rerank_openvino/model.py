@@ -14,7 +14,6 @@ import os
 import threading
 import time
 import traceback
-from collections import deque
 from heapq import merge
 from itertools import islice
 from pathlib import Path
@@ -182,7 +181,7 @@ class Pool:
     def __init__(self, micro_batch_tokens, max_length):
         self._micro_batch_tokens = micro_batch_tokens
         self._max_length = max_length
-        self._groups = deque()  # of executions, oldest first: lists of (row, pending, place), longest row first
+        self._groups = []  # of executions, oldest first: lists of (row, pending, place), longest row first
         self._waiting = 0  # tokens
         self._closed = False
         self._changed = threading.Condition()
@@ -218,7 +217,7 @@ class Pool:
             taken = list(islice(fitting, size))
             places = {(id(pending), place) for _, pending, place in taken}
             groups = ([item for item in group if (id(item[1]), item[2]) not in places] for group in self._groups)
-            self._groups = deque(group for group in groups if group)
+            self._groups = [group for group in groups if group]
             self._waiting -= sum(len(row) for row, _, _ in taken)
             self._changed.notify_all()
             return taken
