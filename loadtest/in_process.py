@@ -1,6 +1,7 @@
-"""The same artefact at its best without a server: tokenize, sort, micro-batches, OpenVINO. What serving is held to."""
+"""The same artefact at its best without a server: tokenize, cut, micro-batches, OpenVINO. What serving is held to."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,9 @@ from triton_rerank_build._parity import INT8_PROPERTIES
 
 BUDGETS = (1024, 2048, 4096)  # tokens of a micro-batch; the fastest on this machine is used
 LENGTH_STEP = 16
+RUN_TOKENS = 64  # what a run of the graph costs apart from its tokens, in tokens; as in rerank_openvino
+
+Cuts = list[tuple[int, int]]
 
 
 class InProcessReranker:
@@ -41,17 +45,14 @@ class InProcessReranker:
         rows = self.encode(query, documents)
         order = sorted(range(len(rows)), key=lambda place: -len(rows[place]))
         logits = np.empty(len(rows), np.float32)
-        start = 0
-        while start < len(order):
-            width = -(-len(rows[order[start]]) // LENGTH_STEP) * LENGTH_STEP
-            places = order[start : start + max(1, self.budget // width)]
+        for start, end in cut_by_cost([len(rows[place]) for place in order], self.budget):
+            places = order[start:end]
             lengths = np.array([len(rows[place]) for place in places])
-            mask = np.arange(width) < lengths[:, None]
+            mask = np.arange(padded_length(int(lengths[0]))) < lengths[:, None]
             ids = np.zeros(mask.shape, np.int32)
             ids[mask] = np.concatenate([rows[place] for place in places])
             feeds = {"input_ids": ids, "attention_mask": mask.astype(np.int32)}
             logits[places] = self.infer_request.infer(feeds, share_inputs=True)["logits"][:, 0]
-            start += len(places)
         return logits
 
     def encode(self, query: str, documents: list[str]) -> list[list[int]]:
@@ -61,3 +62,33 @@ class InProcessReranker:
         )
         head = [0, *query_ids[: self.max_length * 3 // 4], 2, 2]
         return [[*head, *ids[: self.max_length - len(head) - 1], 2] for ids in document_ids]
+
+
+def cut_by_cost(lengths: Sequence[int], budget: int) -> Cuts:
+    """Cut lengths, longest first, where padded tokens and RUN_TOKENS for each micro-batch are fewest together.
+
+    Args:
+        lengths: Tokens of each row.
+        budget: Tokens of a micro-batch at most, or one row.
+
+    Returns:
+        Start and end of each micro-batch.
+    """
+    count = len(lengths)
+    costs, ends = [0] * (count + 1), [0] * count  # of the rows from each place on
+    for start in reversed(range(count)):
+        width = padded_length(lengths[start])
+        last = min(count, start + max(1, budget // width))
+        costs[start], ends[start] = min(
+            (RUN_TOKENS + width * (end - start) + costs[end], end) for end in range(start + 1, last + 1)
+        )
+    cuts, start = [], 0
+    while start < count:
+        cuts.append((start, ends[start]))
+        start = ends[start]
+    return cuts
+
+
+def padded_length(length: int) -> int:
+    """`length` rounded up to the length of a micro-batch."""
+    return -(-length // LENGTH_STEP) * LENGTH_STEP

@@ -1,21 +1,30 @@
-"""Five times the callers that the server has room for: `python loadtest/overload.py`.
+"""Five times the load that the server can take: `python loadtest/overload.py`.
 
-The capacity is --callers, or the fewest callers that reach the best throughput. Then five times as many call as often
-as those did, for a minute. Held true: only ServerOverloadedError comes back; the 95th percentile of accepted calls
-stays within twice of that at capacity; no call hangs; five seconds later the server does what it did before. The exit
-status is 1 where one does not hold.
+The capacity is the throughput under the fewest callers that saturate the server. Then calls arrive at random moments
+(Poisson), for a minute at that rate and for a minute at five times that rate, whatever the server does. Held true: only
+ServerOverloadedError comes back; the 95th percentile of accepted calls stays within twice of that at capacity; no call
+hangs; five seconds later the callers get what they got before. The exit status is 1 where one does not hold.
 """
 
 import argparse
+import random
+import shutil
 import sys
+import tempfile
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import islice, pairwise
+from itertools import count, islice, pairwise
+from pathlib import Path
+
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2
 
 from bench import repository_of
+from bench_batcher import link
 from recording import percentile
 from shapes import SHAPES
 from triton_rerank import RerankClient, RerankError, ServerOverloadedError
@@ -23,10 +32,10 @@ from triton_rerank_build import EmbeddedServer
 from workload import Search, generated
 
 CALLERS = (1, 2, 4, 8, 16, 32, 64)
-SATURATED = 0.95  # of the best throughput: capacity is the fewest callers that reach it
+SATURATED = 0.95  # of the best throughput: capacity is that of the fewest callers that reach it
 TIMES = 5
 RECOVERY_S = 5
-TIMEOUT_S = 120.0  # of a call; one that takes it hangs
+TIMEOUT_S = 300.0  # of a call; one that takes it hangs
 
 
 @dataclass
@@ -54,104 +63,135 @@ class Outcome:
         return self.errors[ServerOverloadedError.__name__]
 
     def __str__(self) -> str:
-        told = ", ".join(f"{count} {name}" for name, count in self.errors.items()) or "no error"
+        told = ", ".join(f"{number} {name}" for name, number in self.errors.items()) or "no error"
         return f"{self.pairs_per_s:7.1f} pairs/s, p95 {self.p95_s:6.2f} s, {len(self.accepted_s)} accepted, {told}"
 
 
 class Load:
-    """Callers, each with a client of its own that retries as clients do.
+    """Calls to one server by a client that retries as clients do.
 
     Args:
-        url: Of the server.
-        searches: What they ask, by turns.
-        priority: Of their calls.
+        client: Of the server.
+        searches: What is asked, by turns.
+        priority: Of the calls.
     """
 
-    def __init__(self, url: str, searches: Sequence[Search], priority: int | None) -> None:
-        self._url, self._searches, self._priority = url, searches, priority
+    def __init__(self, client: RerankClient, searches: Sequence[Search], priority: int | None) -> None:
+        self._client, self._searches, self._priority = client, searches, priority
         self._lock = threading.Lock()
 
-    def run(self, callers: int, seconds: float, every_s: float = 0.0) -> Outcome:
-        """`callers` that call for `seconds`, no caller more often than every `every_s`."""
-        outcome = Outcome(len(self._searches[0].documents))
-        start = time.monotonic()
-        threads = [
-            threading.Thread(target=self._caller, args=(number, callers, seconds, every_s, outcome))
-            for number in range(callers)
-        ]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+    def closed(self, callers: int, seconds: float) -> Outcome:
+        """`callers` that call one after the other for `seconds`."""
+        outcome, start = Outcome(len(self._searches[0].documents)), time.monotonic()
+
+        def caller(number: int) -> None:
+            for turn in count(number):
+                if time.monotonic() >= start + seconds:
+                    return
+                self._call(turn, time.monotonic(), outcome)
+
+        with ThreadPoolExecutor(callers) as pool:
+            list(pool.map(caller, range(callers)))
         outcome.seconds = time.monotonic() - start
         return outcome
 
-    def _caller(self, number: int, callers: int, seconds: float, every_s: float, outcome: Outcome) -> None:
-        due = time.monotonic() + every_s * number / callers
-        end = time.monotonic() + seconds
-        with RerankClient(self._url, timeout=TIMEOUT_S) as client:
-            for search in self._turns(number):
-                time.sleep(max(0.0, due - time.monotonic()))
-                if (start := time.monotonic()) >= end:
-                    return
-                due = max(due + every_s, start)
-                try:
-                    client.rerank(search.query, search.documents, priority=self._priority)
-                except RerankError as error:
-                    with self._lock:
-                        outcome.errors[type(error).__name__] += 1
-                else:
-                    with self._lock:
-                        outcome.accepted_s.append(time.monotonic() - start)
+    def open(self, calls_per_s: float, seconds: float) -> Outcome:
+        """Calls at random moments, `calls_per_s` in the mean; their seconds count from the moment they were due."""
+        outcome, start = Outcome(len(self._searches[0].documents)), time.monotonic()
+        calls: list[Future[None]] = []
+        with ThreadPoolExecutor(1000) as pool:
+            for turn, after in enumerate(arrivals(calls_per_s, seconds)):
+                time.sleep(max(0.0, start + after - time.monotonic()))
+                calls.append(pool.submit(self._call, turn, start + after, outcome))
+        for call in calls:
+            call.result()
+        outcome.seconds = time.monotonic() - start
+        return outcome
 
-    def _turns(self, number: int) -> Iterator[Search]:
-        while True:
-            yield self._searches[number % len(self._searches)]
-            number += 1
+    def _call(self, turn: int, due: float, outcome: Outcome) -> None:
+        search = self._searches[turn % len(self._searches)]
+        try:
+            self._client.rerank(search.query, search.documents, priority=self._priority)
+        except RerankError as error:
+            with self._lock:
+                outcome.errors[type(error).__name__] += 1
+        else:
+            with self._lock:
+                outcome.accepted_s.append(time.monotonic() - due)
+
+
+def arrivals(per_s: float, seconds: float) -> Iterator[float]:
+    """Seconds from the start at which calls of a Poisson process arrive, the same each time."""
+    chance, at = random.Random(0), 0.0
+    while (at := at + chance.expovariate(per_s)) < seconds:
+        yield at
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print, and say by the exit status whether it holds."""
     options = parse(arguments)
     searches = list(islice(generated(options.documents, seed=5), 16))
-    with EmbeddedServer(repository_of(options.shape)) as server:
-        load = Load(server.grpc_url, searches, options.priority)
-        load.run(2, 3)  # warm
-        callers = options.callers or capacity(load, options.step_seconds)
-        at_capacity = said(f"at capacity, {callers} callers", load.run(callers, 2 * options.step_seconds))
-        every_s = callers * options.documents / at_capacity.pairs_per_s
-        over = said(f"{TIMES * callers} callers", load.run(TIMES * callers, options.seconds, every_s))
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        EmbeddedServer(repository_with(options.limit, repository_of(options.shape), Path(folder))) as server,
+        RerankClient(server.grpc_url, timeout=TIMEOUT_S) as client,
+    ):
+        load = Load(client, searches, options.priority)
+        load.closed(2, 3)  # warm
+        callers = options.callers or saturating(load, options.step_seconds)
+        before = said(f"{callers} callers", load.closed(callers, 2 * options.step_seconds))
+        calls_per_s = before.pairs_per_s / options.documents
+        at_capacity = said(f"{calls_per_s:.2f} calls/s, capacity", load.open(calls_per_s, options.seconds))
+        over = said(f"{TIMES * calls_per_s:.2f} calls/s", load.open(TIMES * calls_per_s, options.seconds))
         time.sleep(RECOVERY_S)
-        after = said(f"{RECOVERY_S} s later, {callers} callers", load.run(callers, 2 * options.step_seconds))
-    wrong = sum(over.errors.values()) - over.refused + sum(after.errors.values())
+        after = said(f"{RECOVERY_S} s later, {callers} callers", load.closed(callers, 2 * options.step_seconds))
+    wrong = sum((at_capacity.errors + over.errors).values()) - at_capacity.refused - over.refused
     hung = over.errors["RequestTimeoutError"]
     ratio = over.p95_s / at_capacity.p95_s
-    recovered = after.pairs_per_s / at_capacity.pairs_per_s
+    recovered = after.pairs_per_s / before.pairs_per_s
     print(
-        f"RESULT capacity_callers={callers} capacity_pairs_per_s={at_capacity.pairs_per_s:.1f} "
+        f"RESULT capacity_callers={callers} capacity_pairs_per_s={before.pairs_per_s:.1f} "
         f"accepted_p95_ratio={ratio:.2f} refused={over.refused} accepted={len(over.accepted_s)} other_errors={wrong} "
-        f"hung={hung} throughput_ratio={over.pairs_per_s / at_capacity.pairs_per_s:.2f} recovered_ratio={recovered:.2f}"
+        f"hung={hung} throughput_ratio={over.pairs_per_s / before.pairs_per_s:.2f} recovered_ratio={recovered:.2f}"
     )
-    return int(bool(wrong or hung or ratio > 2 or recovered < 0.9))
+    return int(bool(wrong or after.errors or hung or ratio > 2 or recovered < 0.9))
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", choices=["demo", *SHAPES], default="demo", help="checkpoint (default: %(default)s)")
-    parser.add_argument("--callers", type=int, help="that are the capacity (default: found)")
+    parser.add_argument("--callers", type=int, help="that saturate the server (default: found)")
     parser.add_argument("--documents", type=int, default=100, help="of each call (default: %(default)s)")
     parser.add_argument("--priority", type=int, help="of each call (default: the server's)")
-    parser.add_argument("--seconds", type=float, default=60.0, help="of overload (default: %(default)g)")
-    parser.add_argument("--step-seconds", type=float, default=10.0, help="of each step to it (default: %(default)g)")
+    parser.add_argument(
+        "--limit", type=int, help="max_queue_size of cross_encoder, for a trial (default: as committed)"
+    )
+    parser.add_argument("--seconds", type=float, default=60.0, help="of each open load (default: %(default)g)")
+    parser.add_argument(
+        "--step-seconds", type=float, default=10.0, help="of each step to capacity (default: %(default)g)"
+    )
     return parser.parse_args(arguments)
 
 
-def capacity(load: Load, seconds: float) -> int:
+def repository_with(limit: int | None, source: Path, target: Path) -> Path:
+    """The repository with another queue limit; artefacts are links."""
+    if limit is None:
+        return source
+    shutil.copytree(source, target, copy_function=link, dirs_exist_ok=True)
+    path = target / "cross_encoder/configs/cpu.pbtxt"
+    config = text_format.Parse(path.read_text(), model_config_pb2.ModelConfig())
+    config.dynamic_batching.default_queue_policy.max_queue_size = limit
+    path.unlink()
+    path.write_text(text_format.MessageToString(config))
+    return target
+
+
+def saturating(load: Load, seconds: float) -> int:
     """The fewest callers of CALLERS that reach the throughput of the next more."""
-    before = said("1 caller", load.run(1, seconds))
+    before = said("1 caller", load.closed(1, seconds))
     for callers, more in pairwise(CALLERS):
-        outcome = said(f"{more} callers", load.run(more, seconds))
+        outcome = said(f"{more} callers", load.closed(more, seconds))
         if outcome.errors or before.pairs_per_s >= SATURATED * outcome.pairs_per_s:
             return callers
         before = outcome

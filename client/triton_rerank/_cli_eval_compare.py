@@ -31,7 +31,8 @@ def run_compare(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(_compared_fields(options, asdict(comparison), changed), ensure_ascii=False, indent=2))
         return 0
-    print("\n".join([f"{len(qrels)} queries", *comparison_lines(comparison, (str(first), str(second)))]))
+    titles = [f"{len(qrels)} queries", f"first:  {first}", f"second: {second}"]
+    print("\n".join([*titles, *comparison_lines(comparison, ("first", "second"))]))
     print(f"\nthe queries that change most by {name}:")
     for query_id, before, after in changed:
         print(f"{before:8.4f} -> {after:.4f}  {query_id}  {shorten(texts.get(query_id, ''), 80)}")

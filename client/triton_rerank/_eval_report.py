@@ -153,7 +153,6 @@ def comparison_lines(
         more: title -> measure -> mean, for further columns.
     """
     more = more or {}
-    titles = (shorten_left(titles[0]), shorten_left(titles[1]))
     widths = [max(11, len(title)) for title in (*titles, *more)]
     names = [f"{title:>{width}}" for title, width in zip((*titles, *more), widths, strict=True)]
     lines = [f"{'measure':12}{'  '.join(names)}  difference  wins/ties/losses  p t-test  p random."]
@@ -174,11 +173,6 @@ def most_changed(comparison: Comparison, name: str, count: int = MOST_CHANGED) -
     changed = [query_id for query_id in first if first[query_id] != second[query_id]]
     changed.sort(key=lambda query_id: (-abs(second[query_id] - first[query_id]), query_id))
     return [(query_id, first[query_id], second[query_id]) for query_id in changed[:count]]
-
-
-def shorten_left(text: str, room: int = 28) -> str:
-    """The end of a long name, where the names of files differ."""
-    return text if len(text) <= room else "…" + text[-room + 1 :]
 
 
 def _as_dicts(differences: Mapping[str, Difference]) -> dict[str, Any]:

@@ -15,7 +15,6 @@ import threading
 import time
 import traceback
 from heapq import merge
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +26,10 @@ import triton_python_backend_utils as pb_utils
 LENGTH_STEP = 16
 # Micro-batches that are taken from Triton's queue before they are needed. Fewer, and the cores wait for Triton; more,
 # and what waits is beyond the reach of its priorities and limits.
-AHEAD = 4
+AHEAD = 2
+# What running the graph once costs apart from its tokens, in tokens: the weights come from memory each time. About 10
+# with AVX512, more where arithmetic is faster; 16 to 64 make equally fast cuts (loadtest/bench_micro_batches.py).
+RUN_TOKENS = 64
 
 
 class BadRequestError(ValueError):
@@ -198,29 +200,42 @@ class Pool:
             self._changed.wait_for(lambda: self._waiting <= AHEAD * self._micro_batch_tokens)
 
     def take(self):
-        """The next micro-batch, about `micro_batch_tokens` once padded; nothing when closed and empty.
+        """The next micro-batch, at most `micro_batch_tokens` once padded, or one row; nothing when closed and empty.
 
         The longest row of the oldest execution leads, so that nothing waits for ever; the rows next to it in length
-        go with it, from all executions, so that nothing is padded to a length far from its own.
+        go with it, from all executions, as many as make the work on all that wait the least.
         """
         with self._changed:
             self._changed.wait_for(lambda: self._groups or self._closed)
             if not self._groups:
                 return []
             longest = len(self._groups[0][0][0])
-            size = max(1, self._micro_batch_tokens // padded_length(longest, self._max_length))
-            fitting = merge(
-                *([item for item in group if len(item[0]) <= longest] for group in self._groups),
-                key=lambda item: len(item[0]),
-                reverse=True,
+            fitting = list(
+                merge(
+                    *([item for item in group if len(item[0]) <= longest] for group in self._groups),
+                    key=lambda item: len(item[0]),
+                    reverse=True,
+                )
             )
-            taken = list(islice(fitting, size))
+            taken = fitting[: self._cut([padded_length(len(row), self._max_length) for row, _, _ in fitting])]
             places = {(id(pending), place) for _, pending, place in taken}
             groups = ([item for item in group if (id(item[1]), item[2]) not in places] for group in self._groups)
             self._groups = [group for group in groups if group]
             self._waiting -= sum(len(row) for row, _, _ in taken)
             self._changed.notify_all()
             return taken
+
+    def _cut(self, lengths):
+        """How many rows of these padded lengths, longest first, belong together where padding and runs cost least."""
+        count = len(lengths)
+        costs = [0] * (count + 1)  # of the rows from each place on
+        for start in reversed(range(count)):
+            length = lengths[start]
+            last = min(count, start + max(1, self._micro_batch_tokens // length))
+            costs[start], end = min(
+                (RUN_TOKENS + length * (end - start) + costs[end], end) for end in range(start + 1, last + 1)
+            )
+        return end
 
     def close(self):
         """Let `take` end when all is done."""

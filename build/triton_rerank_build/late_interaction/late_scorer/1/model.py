@@ -23,6 +23,8 @@ import triton_python_backend_utils as pb_utils
 ATTENDED, SCORED = 1, 2
 # Rows are padded to a multiple of it: runtimes prepare kernels once per shape, and join requests of equal length.
 LENGTH_STEP = 16
+# What a run of the encoder costs apart from its tokens, in tokens, as in rerank_openvino.
+RUN_TOKENS = 64
 # What Python holds for an entry beside its vectors: the key, the array's header, a place in the order of use.
 ENTRY_BYTES = 400
 EXPIRED = "Request timeout expired"  # Triton's own words for a request that expires in the queue
@@ -197,13 +199,20 @@ class TritonPythonModel:
         return found
 
     def batches(self, texts):
-        """Cut texts, longest first, to lists that hold `encoder_batch_tokens` once padded, or one text."""
+        """Cut texts, longest first, to lists of `encoder_batch_tokens` once padded, or one, where they cost least."""
         texts = sorted(texts, key=lambda text: len(text.ids), reverse=True)
+        lengths = [self.padded_length(len(text.ids)) for text in texts]
+        costs, ends = [0] * (len(texts) + 1), [0] * len(texts)  # of the texts from each place on
+        for start in reversed(range(len(texts))):
+            size = min(max(1, self.batch_tokens // lengths[start]), self.max_rows, len(texts) - start)
+            costs[start], ends[start] = min(
+                (RUN_TOKENS + lengths[start] * (end - start) + costs[end], end)
+                for end in range(start + 1, start + size + 1)
+            )
         start = 0
         while start < len(texts):
-            size = max(1, self.batch_tokens // self.padded_length(len(texts[start].ids)))
-            yield texts[start : start + min(size, self.max_rows)]
-            start += min(size, self.max_rows)
+            yield texts[start : ends[start]]
+            start = ends[start]
 
     async def encode(self, batch, wait_us):
         """For each text its scored vectors, [num_vectors, dim] float16, or the EncoderError that came instead."""
