@@ -90,7 +90,7 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
         self.cancelled = 0
         self.max_batch_size = max_batch_size
         self.max_tokens = max_tokens
-        self.priority_levels = 3
+        self.priority_levels = 6
         self._lock = threading.Lock()
         sizes = [
             ("grpc.max_send_message_length", -1),

@@ -171,6 +171,7 @@ class AsyncRerankClient(BaseClient):
             async with aclosing(self._ask(self._requests(job, parts), call)) as answers:
                 async for attempt, response in answers:
                     job.take(parts[attempt.place], self._scores(response, parts[attempt.place], attempt))
+                    call.begun = True
 
     async def _learn(self, call: Call, *, info: bool = False) -> None:
         """Ask the server, once in the client's life, for its limits."""
@@ -198,7 +199,7 @@ class AsyncRerankClient(BaseClient):
         try:
             while not exchange.finished:
                 for attempt in exchange.due(time.monotonic()):
-                    rpc = self._send(stubs[attempt.server], requests[attempt.place], call)
+                    rpc = self._send(stubs[attempt.server], requests[attempt.place], call, attempt)
                     running[rpc] = attempt
                     rpc.add_done_callback(finished.put_nowait)
                 waited_from = time.monotonic()
@@ -225,8 +226,8 @@ class AsyncRerankClient(BaseClient):
             for rpc in running:
                 rpc.cancel()
 
-    def _send(self, stub: Stub, request: Request, call: Call) -> Rpc:
-        return getattr(stub, request.method)(**self._arguments(request, call))
+    def _send(self, stub: Stub, request: Request, call: Call, attempt: Attempt) -> Rpc:
+        return getattr(stub, request.method)(**self._arguments(request, call, begun=attempt.begun))
 
     async def _open(self) -> list[Stub]:
         """Channels to all servers, made once in this event loop."""

@@ -56,6 +56,8 @@ class Call:
         self.server_s = 0.0
         self.num_requests = 0
         self.num_sent = 0
+        self.begun = False
+        """Whether a server has computed something of it."""
 
     def timing(self) -> Timing:
         """The account so far."""
@@ -155,12 +157,14 @@ class BaseClient:
             budget=self._budget,
             max_retries=self._max_retries,
             now=time.monotonic(),
+            begun=call.begun,
         )
 
-    def _arguments(self, request: Request, call: Call) -> dict[str, Any]:
-        """What a procedure is called with; time left is told to gRPC and to Triton."""
+    def _arguments(self, request: Request, call: Call, *, begun: bool) -> dict[str, Any]:
+        """What a procedure is called with; time left is told to gRPC and to Triton, whose turn it is to Triton."""
         remaining_s = call.deadline.remaining(time.monotonic())
         self._wire.set_timeout(request, remaining_s)
+        self._wire.set_priority(request, begun=begun)
         return {"request": request.message, "timeout": remaining_s, "metadata": call.metadata}
 
     def _rerank_job(
@@ -285,7 +289,7 @@ def model_info(
         default_max_length=number("default_max_length"),
         max_batch_size=max_batch_size,
         max_queue_size=next((int(limit) for limit in limits if limit), None),
-        priority_levels=int(configs[-1].dynamic_batching.priority_levels) or None,
+        priority_levels=int(configs[-1].dynamic_batching.priority_levels) // 2 or None,
         manifest=said,
         logit_scale=logit_scale,
     )

@@ -249,6 +249,7 @@ class RerankClient(BaseClient):
         while parts := job.next_round(self._limits()):
             for attempt, response in self._ask(self._requests(job, parts), call):
                 job.take(parts[attempt.place], self._scores(response, parts[attempt.place], attempt))
+                call.begun = True
 
     def _learn(self, call: Call, *, info: bool = False) -> None:
         """Ask the server, once in the client's life, for its limits."""
@@ -274,7 +275,7 @@ class RerankClient(BaseClient):
         try:
             while not exchange.finished:
                 for attempt in exchange.due(time.monotonic()):
-                    future = self._send(stubs[attempt.server], requests[attempt.place], call)
+                    future = self._send(stubs[attempt.server], requests[attempt.place], call, attempt)
                     running[future] = attempt
                     future.add_done_callback(finished.put)
                 waited_from = time.monotonic()
@@ -297,9 +298,9 @@ class RerankClient(BaseClient):
             for future in running:
                 future.cancel()
 
-    def _send(self, stub: Stub, request: Request, call: Call) -> Rpc:
+    def _send(self, stub: Stub, request: Request, call: Call, attempt: Attempt) -> Rpc:
         try:
-            return getattr(stub, request.method).future(**self._arguments(request, call))
+            return getattr(stub, request.method).future(**self._arguments(request, call, begun=attempt.begun))
         except ValueError as error:  # gRPC's word for a channel that another thread has closed
             raise RequestCancelledError("the client was closed during the call") from error
 

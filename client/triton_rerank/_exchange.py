@@ -2,6 +2,10 @@
 
 No I/O and no clock: the clients send what `due` gives them and report what came of it. Parts that were
 answered are kept; only those that failed are sent again.
+
+A call of several requests opens with one of them, the cheapest, and sends the others when it is answered: a server
+without room refuses the call by it, and has computed nothing of it. Once begun, a call goes before those that wait to
+begin (see `set_priority` in _wire.py), so that calls are done one after the other and not all at once, late.
 """
 
 from __future__ import annotations
@@ -28,12 +32,14 @@ class Attempt:
     """Place of the request in the list that is exchanged."""
     due: float
     server: int = -1
+    begun: bool = False
+    """Whether it follows an answer of its call."""
     retries: int = 0
     tried: set[int] = field(default_factory=set)
 
 
 class Exchange:
-    """State of `count` requests, sent together under one deadline."""
+    """State of `count` requests under one deadline; the last one is the cheapest."""
 
     def __init__(
         self,
@@ -44,6 +50,7 @@ class Exchange:
         budget: RetryBudget,
         max_retries: int,
         now: float,
+        begun: bool = False,
         backoff: Callable[[int], float] = backoff_s,
     ) -> None:
         self._servers = servers
@@ -51,10 +58,11 @@ class Exchange:
         self._budget = budget
         self._max_retries = max_retries
         self._backoff = backoff
-        self._waiting = [Attempt(place, due=now) for place in range(count)]
+        self._waiting = [Attempt(place, due=now) for place in (count - 1, *range(count - 1))]
         self._count = count
         self._answered = 0
         self._running = 0
+        self._begun = begun
         self._window = float(_MOST_RUNNING)
         self.num_sent = 0
 
@@ -71,9 +79,10 @@ class Exchange:
         """
         if self._deadline.passed(now):
             raise self._timed_out()
-        ready = [attempt for attempt in self._waiting if attempt.due <= now][: self._room]
+        ready = [attempt for attempt in self._candidates if attempt.due <= now][: self._room]
         for attempt in ready:
             self._waiting.remove(attempt)
+            attempt.begun = self._begun
             attempt.server = self._servers.pick(now, attempt.tried)
             attempt.tried.add(attempt.server)
         self._running += len(ready)
@@ -84,18 +93,24 @@ class Exchange:
         """Seconds until an attempt falls due; None while all are on their way, watched by gRPC."""
         if not self._waiting or not self._room:
             return None
-        return max(0.0, min(attempt.due for attempt in self._waiting) - now)
+        return max(0.0, min(attempt.due for attempt in self._candidates) - now)
+
+    @property
+    def _candidates(self) -> list[Attempt]:
+        """What may be sent next: only the first until the call has begun."""
+        return self._waiting if self._begun else self._waiting[:1]
 
     @property
     def _room(self) -> int:
-        """How many more may run now."""
-        return max(0, int(self._window) - self._running)
+        """How many more may run now: one until the call has begun."""
+        return max(0, (int(self._window) if self._begun else 1) - self._running)
 
     def answered(self, attempt: Attempt) -> None:
         """Record an answer."""
         self._answered += 1
         self._running -= 1
         self._window = min(self._window + 1 / self._window, float(_MOST_RUNNING))
+        self._begun = True
         self._servers.answered(attempt.server)
         self._budget.succeeded()
 
@@ -138,7 +153,7 @@ class Exchange:
 
     def _again(self, attempt: Attempt, due: float, reason: str) -> None:
         attempt.due = due
-        self._waiting.append(attempt)
+        self._waiting.insert(0, attempt)
         logger.debug("request %d goes again: %s (retry %d)", attempt.place, reason, attempt.retries)
 
     def _timed_out(self) -> RequestTimeoutError:

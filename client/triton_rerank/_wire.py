@@ -17,6 +17,9 @@ from ._untyped import Channel, Message, Rpc, Stub
 OUTPUTS = ("logits", "num_tokens", "truncated")
 COMPRESSION = {None: None, "gzip": grpc.Compression.Gzip, "deflate": grpc.Compression.Deflate}
 
+DEFAULT_PRIORITY = 2
+"""Of calls that say nothing, in the server's configs."""
+
 RpcError = grpc.RpcError
 
 
@@ -26,6 +29,7 @@ class Request:
 
     method: str
     message: Message
+    priority: int | None = None
 
 
 def stub(url: str, tls: TLS | None, compression: str | None) -> tuple[Channel, Stub]:
@@ -60,8 +64,9 @@ def infer_request(model: str, part: Part, parameters: Mapping[str, int]) -> Requ
     for name in OUTPUTS:
         message.outputs.add(name=name)
     for name, value in parameters.items():
-        message.parameters[name].int64_param = value
-    return Request("ModelInfer", message)
+        if name != "priority":
+            message.parameters[name].int64_param = value
+    return Request("ModelInfer", message, parameters.get("priority"))
 
 
 def info_request(model: str, part: Part) -> Request:
@@ -81,6 +86,16 @@ def set_timeout(request: Request, remaining_s: float | None) -> None:
     """Tell Triton how long somebody waits for this request, in its own parameter, microseconds."""
     if request.method == "ModelInfer" and remaining_s is not None:
         request.message.parameters["timeout"].int64_param = max(1, int(remaining_s * 1e6))
+
+
+def set_priority(request: Request, *, begun: bool) -> None:
+    """Tell Triton whose turn it is, in its own parameter: two levels for each priority, the first for calls begun.
+
+    The level of a call that says nothing and has not begun is the server's default, which stands for DEFAULT_PRIORITY.
+    """
+    if request.method == "ModelInfer" and (begun or request.priority):
+        level = 2 * (request.priority or DEFAULT_PRIORITY) - begun
+        request.message.parameters["priority"].int64_param = level
 
 
 def error_from_rpc(error: Rpc, server: str) -> RerankError:

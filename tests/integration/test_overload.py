@@ -79,7 +79,7 @@ def test_overload_ends_in_one_error_and_nothing_hangs(policies, demo_artefacts, 
 
 
 def test_what_ships_takes_a_burst(server):
-    assert outcomes(server, callers=24, calls_each=1) == {len(DOCUMENTS): 24}
+    assert outcomes(server, callers=16, calls_each=1) == {len(DOCUMENTS): 16}
     assert answers(server)
 
 

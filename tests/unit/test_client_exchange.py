@@ -15,7 +15,7 @@ from triton_rerank._servers import Servers
 DOWN, FULL = ServerUnavailableError("down"), ServerOverloadedError("full")
 
 
-def exchange(count=1, *, servers=1, timeout=None, max_retries=2, budget=None, backoff=lambda retries: 1.0):
+def exchange(count=1, *, servers=1, timeout=None, max_retries=2, budget=None, begun=True, backoff=lambda retries: 1.0):
     return Exchange(
         count,
         servers=servers if isinstance(servers, Servers) else Servers([f"s{n}" for n in range(servers)]),
@@ -23,14 +23,35 @@ def exchange(count=1, *, servers=1, timeout=None, max_retries=2, budget=None, ba
         budget=budget or RetryBudget(),
         max_retries=max_retries,
         now=0.0,
+        begun=begun,
         backoff=backoff,
     )
 
 
-def test_all_requests_are_due_at_once_and_waited_for_without_end():
+def test_a_call_opens_with_its_last_request_and_sends_the_others_when_it_is_answered():
+    course = exchange(3, begun=False)
+    (opening,) = course.due(0.0)
+    assert (opening.place, opening.begun) == (2, False)
+    assert course.due(0.0) == []
+    assert course.wait_s(0.0) is None
+    course.answered(opening)
+    assert [(attempt.place, attempt.begun) for attempt in course.due(1.0)] == [(0, True), (1, True)]
+
+
+def test_an_opening_that_is_refused_is_tried_again_alone():
+    course = exchange(3, begun=False, max_retries=1)
+    (opening,) = course.due(0.0)
+    course.failed(opening, FULL, 0.0)
+    assert course.due(1.0) == [opening]
+    with pytest.raises(ServerOverloadedError):
+        course.failed(opening, FULL, 1.0)
+    assert course.num_sent == 2
+
+
+def test_requests_of_a_begun_call_are_due_at_once_and_waited_for_without_end():
     course = exchange(3)
     attempts = course.due(0.0)
-    assert [attempt.place for attempt in attempts] == [0, 1, 2]
+    assert sorted(attempt.place for attempt in attempts) == [0, 1, 2]
     assert course.due(0.0) == []
     assert course.wait_s(0.0) is None
     for attempt in attempts:
@@ -48,7 +69,7 @@ def test_only_the_failed_part_is_sent_again_after_its_backoff():
     assert course.due(1.0) == []
     assert course.wait_s(1.0) == pytest.approx(0.5)
     (again,) = course.due(1.5)
-    assert again.place == 1
+    assert again is second
     course.answered(again)
     assert course.finished
     assert course.num_sent == 4

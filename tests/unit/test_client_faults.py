@@ -111,7 +111,7 @@ def test_max_retries_0_sends_once(client_class, server):
 
 def test_the_timeout_is_the_whole_calls(client, server):
     client.is_ready()
-    server.faults.extend([hang(5)])
+    server.faults.extend([None, hang(5)])
     started = time.monotonic()
     with pytest.raises(tr.RequestTimeoutError, match="3 of 4 requests were answered"):
         client.rerank("q", DOCUMENTS, timeout=0.4)
@@ -140,10 +140,10 @@ def test_no_timeout_means_none(client_class, server):
 def test_a_call_that_ends_early_cancels_its_other_requests(client, server, kind):
     client.is_ready()
     failure = refuse(grpc.StatusCode.INTERNAL, "broken")
-    server.faults.extend([hang(20)] * 3 + [hang(20) if kind == "timeout" else failure])
+    server.faults.extend([None, hang(20), hang(20), hang(20) if kind == "timeout" else failure])
     with pytest.raises(tr.RerankError):
         client.rerank("q", DOCUMENTS, timeout=1.0)
-    wait_until(lambda: server.cancelled >= 3)
+    wait_until(lambda: server.cancelled >= 2)
 
 
 def wait_until(condition, seconds=5):
@@ -215,8 +215,12 @@ def test_priority_is_sent_and_held_to_the_servers(client, server):
     client.rerank("q", ["1"], priority=3)
     client.score([("q", "1")], priority=1)
     client.rerank("q", ["1"])
+    client.rerank("q", DOCUMENTS)
+    client.rerank("q", DOCUMENTS, priority=1)
     scored = [request for request in server.requests if request.outputs[0].name != "model_info"]
-    assert [request.parameters["priority"].int64_param for request in scored] == [3, 1, 0]  # 0: not sent
+    levels = [request.parameters["priority"].int64_param for request in scored]
+    # Two levels each, the first for calls that have begun. 0: not sent.
+    assert levels == [6, 2, 0, *[0, 3, 3, 3], *[2, 1, 1, 1]]
     with pytest.raises(tr.InvalidRequestError, match=r"priority is 4; pass 1 \(first\) to 3, or None"):
         client.rerank("q", ["1"], priority=4)
 

@@ -8,6 +8,7 @@ import pytest
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
+from triton_rerank._wire import DEFAULT_PRIORITY
 from triton_rerank_build._memory import GPU_MAX_LENGTH, V2_M3, batch_bytes, most_pairs, serving_bytes
 
 REPOSITORY = Path(__file__).parents[2] / "model_repository"
@@ -75,6 +76,7 @@ def test_runtimes_differ_only_where_they_may(name):
     }
     configs = [read(f"cross_encoder/{path}") for path in (CROSS_ENCODERS[0], name)]
     for config in configs:
+        config.dynamic_batching.default_queue_policy.ClearField("max_queue_size")
         for field in may_differ:
             config.ClearField(field)
         for tensor in config.input:
@@ -97,13 +99,15 @@ def test_instances_are_said_and_batching_is_on(tokenizer, cross_encoder):
 
 def test_the_queue_that_grows_has_priorities_a_limit_and_drops_what_nobody_waits_for(cross_encoder):
     batching = cross_encoder.dynamic_batching
-    assert 1 < batching.default_priority_level < batching.priority_levels
-    assert not batching.priority_queue_policy  # the default policy holds for each level
-    policy = batching.default_queue_policy
-    assert policy.max_queue_size > 16  # what one call of our client sends at once
-    assert policy.allow_timeout_override
-    assert policy.timeout_action == policy.REJECT
-    assert policy.default_timeout_microseconds > 0  # a request's own timeout can only shorten this one
+    assert (batching.priority_levels, batching.default_priority_level) == (6, 2 * DEFAULT_PRIORITY)
+    begun = batching.priority_queue_policy
+    assert set(begun) == {1, 3, 5}  # the default policy holds for calls that wait to begin
+    for policy in (batching.default_queue_policy, *begun.values()):
+        assert policy.allow_timeout_override
+        assert policy.timeout_action == policy.REJECT
+        assert policy.default_timeout_microseconds > 0  # a request's own timeout can only shorten this one
+    # What a call sends at once, of as many calls as may begin together.
+    assert all(policy.max_queue_size >= 16 * 16 for policy in begun.values())
 
 
 def test_the_tokenizer_has_none_of_them_so_that_its_batcher_prepares_ahead(tokenizer):
