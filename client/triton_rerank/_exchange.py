@@ -19,7 +19,7 @@ from ._retry import Deadline, RetryBudget, backoff_s
 from ._servers import Servers
 
 _MOST_RUNNING = 16
-"""Requests of one call under way at once: 512 pairs keep any server busy, and don't fill its queue (128) alone."""
+"""Requests of one call under way at once: 512 pairs keep any server busy."""
 
 logger = logging.getLogger("triton_rerank")
 
