@@ -18,6 +18,7 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 from bench import repository_of
+from queue_limit import link
 from triton_rerank import RerankClient
 from triton_rerank_build import EmbeddedServer
 from workload import generated
@@ -78,11 +79,6 @@ def variant(source: Path, target: Path, name: str) -> Path:
         path.unlink()
         path.write_text(text_format.MessageToString(config))
     return target
-
-
-def link(here: str, there: str) -> None:
-    """Make `there` a link to the file `here`."""
-    Path(there).symlink_to(Path(here).resolve())
 
 
 def measure(url: str) -> tuple[list[float], float]:

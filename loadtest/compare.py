@@ -10,6 +10,7 @@ import json
 import os
 import platform
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from itertools import islice
@@ -19,12 +20,14 @@ from bench import repository_of
 from comparison import Cell, Comparison, Run
 from peer_worker import MAX_LENGTH
 from peers import OURS, PEERS, Contenders, PeerError
+from queue_limit import with_queue_limit
 from shapes import SHAPES
 from triton_rerank_build._demo import demo_checkpoint
 from triton_rerank_build._files import cache_folder
 from workload import Search, generated
 
 CELLS = "10x1 100x1 1000x1 10x8 10x32"
+WAITING_CALLS = 64  # peers refuse nobody, so neither does ours at 32 callers, as its CPU config would
 UNFINISHED = 75  # exit status of a piece after which more is left (sysexits.h: try again)
 SPARE_TOKENS = 16  # between the longest pair and the limit: contenders cut differently beyond it
 
@@ -89,7 +92,15 @@ def measure(comparison: Comparison, options: argparse.Namespace, folder: Path, s
     fit = Fitting(repository)
     end, ran = started + 60 * (options.minutes or float("inf")), 0
     left = (options.cells, [OURS, *options.peers], options.rounds, options.enough_s)
-    with Contenders(checkpoint, repository, folder, fit(next(generated(20, "warm-up")))) as contenders:
+    with (
+        tempfile.TemporaryDirectory() as served,
+        Contenders(
+            checkpoint,
+            with_queue_limit(WAITING_CALLS, repository, Path(served)),
+            folder,
+            fit(next(generated(20, "warm-up"))),
+        ) as contenders,
+    ):
         while following := next(comparison.left(*left), None):
             cell, number, name = following
             try:

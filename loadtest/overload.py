@@ -8,7 +8,6 @@ hangs; five seconds later the callers get what they got before. The exit status 
 
 import argparse
 import random
-import shutil
 import sys
 import tempfile
 import threading
@@ -20,11 +19,8 @@ from dataclasses import dataclass, field
 from itertools import count, islice, pairwise
 from pathlib import Path
 
-from google.protobuf import text_format
-from tritonclient.grpc import model_config_pb2
-
 from bench import repository_of
-from bench_batcher import link
+from queue_limit import with_queue_limit
 from recording import percentile
 from shapes import SHAPES
 from triton_rerank import RerankClient, RerankError, ServerOverloadedError
@@ -131,9 +127,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print, and say by the exit status whether it holds."""
     options = parse(arguments)
     searches = list(islice(generated(options.documents, seed=5), 16))
+    repository = repository_of(options.shape)
     with (
         tempfile.TemporaryDirectory() as folder,
-        EmbeddedServer(repository_with(options.limit, repository_of(options.shape), Path(folder))) as server,
+        EmbeddedServer(
+            with_queue_limit(options.limit, repository, Path(folder)) if options.limit else repository
+        ) as server,
         RerankClient(server.grpc_url, timeout=TIMEOUT_S) as client,
     ):
         load = Load(client, searches, options.priority)
@@ -172,19 +171,6 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--step-seconds", type=float, default=10.0, help="of each step to capacity (default: %(default)g)"
     )
     return parser.parse_args(arguments)
-
-
-def repository_with(limit: int | None, source: Path, target: Path) -> Path:
-    """The repository with another queue limit; artefacts are links."""
-    if limit is None:
-        return source
-    shutil.copytree(source, target, copy_function=link, dirs_exist_ok=True)
-    path = target / "cross_encoder/configs/cpu.pbtxt"
-    config = text_format.Parse(path.read_text(), model_config_pb2.ModelConfig())
-    config.dynamic_batching.default_queue_policy.max_queue_size = limit
-    path.unlink()
-    path.write_text(text_format.MessageToString(config))
-    return target
 
 
 def saturating(load: Load, seconds: float) -> int:
