@@ -141,9 +141,9 @@ class ModelInfo:
     max_batch_size: int
     """Pairs in one request."""
     max_queue_size: int | None
-    """Requests that may wait at the server before it refuses more; None if it sets no limit."""
+    """Calls that may wait to begin at the server before it refuses more; None if it sets no limit."""
     priority_levels: int | None
-    """The last of its priorities, whose first is 1; None if it has none."""
+    """The last of its priorities, whose first is 1 (Triton has two levels for each); None if it has none."""
     manifest: Mapping[str, Any] = field(default_factory=dict)
     """Everything that the builder and the tokenizer say, as they say it."""
     logit_scale: float | None = None
