@@ -5,7 +5,6 @@ callers of 8 documents find the throughput. Every variant runs on the demo reran
 """
 
 import argparse
-import shutil
 import statistics
 import sys
 import tempfile
@@ -18,9 +17,9 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 from bench import repository_of
-from queue_limit import link
 from triton_rerank import RerankClient
 from triton_rerank_build import EmbeddedServer
+from variants import CROSS_ENCODER, TOKENIZER, variant
 from workload import generated
 
 POLICY = "default_queue_policy { max_queue_size: 512 }"
@@ -47,7 +46,10 @@ def main() -> None:
     for number in range(options.rounds):
         for name in VARIANTS:
             print(f"round {number + 1}: {name} ...", file=sys.stderr)
-            with tempfile.TemporaryDirectory() as folder, EmbeddedServer(variant(source, Path(folder), name)) as server:
+            with (
+                tempfile.TemporaryDirectory() as folder,
+                EmbeddedServer(with_batching(source, Path(folder), name)) as server,
+            ):
                 calls, throughput = measure(server.grpc_url)
             call_ms[name] += calls
             pairs_per_s[name].append(throughput)
@@ -64,21 +66,19 @@ def main() -> None:
     )
 
 
-def variant(source: Path, target: Path, name: str) -> Path:
-    """The repository with other batching; artefacts are links."""
-    shutil.copytree(source, target, copy_function=link, dirs_exist_ok=True)
+def with_batching(source: Path, target: Path, name: str) -> Path:
+    """The repository with the batching of one of VARIANTS."""
     tokenizer, cross_encoder = VARIANTS[name]
-    for path, replaces, fields in (
-        (target / "tokenizer/config.pbtxt", True, tokenizer),
-        (target / "cross_encoder/configs/cpu.pbtxt", False, cross_encoder),
-    ):
-        config = text_format.Parse(path.read_text(), model_config_pb2.ModelConfig())
-        if fields and replaces:
+
+    def change_tokenizer(config: model_config_pb2.ModelConfig) -> None:
+        if tokenizer:
             config.dynamic_batching.Clear()
-        text_format.Merge(fields or "", config.dynamic_batching)
-        path.unlink()
-        path.write_text(text_format.MessageToString(config))
-    return target
+        text_format.Merge(tokenizer or "", config.dynamic_batching)
+
+    def change_cross_encoder(config: model_config_pb2.ModelConfig) -> None:
+        text_format.Merge(cross_encoder, config.dynamic_batching)
+
+    return variant(source, target, {TOKENIZER: change_tokenizer, CROSS_ENCODER: change_cross_encoder})
 
 
 def measure(url: str) -> tuple[list[float], float]:

@@ -20,10 +20,10 @@ from bench import repository_of
 from comparison import Cell, Comparison, Run
 from peer_worker import MAX_LENGTH
 from peers import OURS, PEERS, Contenders, PeerError
-from queue_limit import with_queue_limit
 from shapes import SHAPES
 from triton_rerank_build._demo import demo_checkpoint
 from triton_rerank_build._files import cache_folder
+from variants import with_queue_limit
 from workload import Search, generated
 
 CELLS = "10x1 100x1 1000x1 10x8 10x32"

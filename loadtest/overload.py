@@ -20,11 +20,11 @@ from itertools import count, islice, pairwise
 from pathlib import Path
 
 from bench import repository_of
-from queue_limit import with_queue_limit
 from recording import percentile
 from shapes import SHAPES
 from triton_rerank import RerankClient, RerankError, ServerOverloadedError
 from triton_rerank_build import EmbeddedServer
+from variants import with_queue_limit
 from workload import Search, generated
 
 CALLERS = (1, 2, 4, 8, 16, 32, 64)

@@ -5,9 +5,8 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from google.protobuf import text_format
-from tritonclient.grpc import model_config_pb2
 
+from configs import assert_arrows_join_equals, read_config
 from triton_rerank._wire import DEFAULT_PRIORITY
 from triton_rerank_build._memory import GPU_MAX_LENGTH, V2_M3, batch_bytes, most_pairs, serving_bytes
 
@@ -16,11 +15,7 @@ CROSS_ENCODERS = ["config.pbtxt", "configs/cpu.pbtxt", "configs/tensorrt.pbtxt"]
 
 
 def read(name):
-    return text_format.Parse((REPOSITORY / name).read_text(), model_config_pb2.ModelConfig())
-
-
-def tensors(items):
-    return {item.name: (item.data_type, list(item.dims)) for item in items}
+    return read_config(REPOSITORY / name)
 
 
 @pytest.fixture(scope="module")
@@ -44,19 +39,9 @@ def test_folders_and_names_agree():
 
 
 def test_every_arrow_joins_equal_names_types_and_dims(reranker, tokenizer, cross_encoder):
-    known = tensors(reranker.input)
     steps = {"tokenizer": tokenizer, "cross_encoder": cross_encoder}
     assert [step.model_name for step in reranker.ensemble_scheduling.step] == list(steps)
-    for step in reranker.ensemble_scheduling.step:
-        model = steps[step.model_name]
-        assert set(step.input_map) == {item.name for item in model.input}
-        for inside, outside in step.input_map.items():
-            assert inside == outside
-            assert tensors(model.input)[inside] == known[outside]
-        for inside, outside in step.output_map.items():
-            assert inside == outside
-            known[outside] = tensors(model.output)[inside]
-    assert tensors(reranker.output).items() <= known.items()
+    assert_arrows_join_equals(reranker, steps)
 
 
 def test_every_max_batch_size_agrees(reranker, tokenizer, cross_encoder):

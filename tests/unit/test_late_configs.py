@@ -1,52 +1,32 @@
 """The config files of late interaction hold each other, and give clients the tensors of the reranker."""
 
 import pytest
-from google.protobuf import text_format
-from tritonclient.grpc import model_config_pb2
 
+from configs import assert_arrows_join_equals, read_config, tensors
 from triton_rerank_build._late_repository import LATE, TEMPLATES
 from triton_rerank_build._repository import template_repository
 
 
-def read(path):
-    return text_format.Parse(path.read_text(), model_config_pb2.ModelConfig())
-
-
-def tensors(items):
-    return {item.name: (item.data_type, list(item.dims)) for item in items}
-
-
 @pytest.fixture
 def configs():
-    return {name: read(TEMPLATES / name / "config.pbtxt") for name in LATE.models}
+    return {name: read_config(TEMPLATES / name / "config.pbtxt") for name in LATE.models}
 
 
 def test_names_and_batch_sizes_agree(configs):
     assert {name: config.name for name, config in configs.items()} == {name: name for name in LATE.models}
-    reranker = read(template_repository() / "reranker/config.pbtxt")
+    reranker = read_config(template_repository() / "reranker/config.pbtxt")
     assert {config.max_batch_size for config in configs.values()} == {reranker.max_batch_size}
 
 
 def test_clients_see_the_tensors_of_the_reranker(configs):
-    reranker = read(template_repository() / "reranker/config.pbtxt")
+    reranker = read_config(template_repository() / "reranker/config.pbtxt")
     ensemble = configs["late_interaction"]
     assert tensors(ensemble.input) == tensors(reranker.input)
     assert tensors(ensemble.output) == tensors(reranker.output)
 
 
 def test_every_arrow_joins_equal_names_types_and_dims(configs):
-    ensemble = configs["late_interaction"]
-    known = tensors(ensemble.input)
-    for step in ensemble.ensemble_scheduling.step:
-        model = configs[step.model_name]
-        assert set(step.input_map) == {item.name for item in model.input}
-        for inside, outside in step.input_map.items():
-            assert inside == outside
-            assert tensors(model.input)[inside] == known[outside]
-        for inside, outside in step.output_map.items():
-            assert inside == outside
-            known[outside] = tensors(model.output)[inside]
-    assert tensors(ensemble.output).items() <= known.items()
+    assert_arrows_join_equals(configs["late_interaction"], configs)
 
 
 def test_the_scorer_computes_what_the_ensemble_says_and_asks_a_model_that_is_there(configs):
@@ -56,7 +36,7 @@ def test_the_scorer_computes_what_the_ensemble_says_and_asks_a_model_that_is_the
 
 
 def test_runtimes_of_the_encoder_differ_only_where_they_may(configs):
-    pair = [configs["late_encoder"], read(TEMPLATES / "late_encoder/configs/cpu.pbtxt")]
+    pair = [configs["late_encoder"], read_config(TEMPLATES / "late_encoder/configs/cpu.pbtxt")]
     ragged = [{tensor.allow_ragged_batch for tensor in config.input} for config in pair]
     assert ragged == [{False}, {True}]
     for config in pair:

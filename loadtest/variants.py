@@ -1,0 +1,44 @@
+"""A model repository with other configs, for a trial; its artefacts are links."""
+
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2
+
+TOKENIZER, CROSS_ENCODER = "tokenizer/config.pbtxt", "cross_encoder/configs/cpu.pbtxt"
+
+
+def variant(
+    source: Path, target: Path, changes: Mapping[str, Callable[[model_config_pb2.ModelConfig], object]]
+) -> Path:
+    """Lay out `source` in `target`, its configs changed.
+
+    Args:
+        source: A model repository.
+        target: A folder that may be there, empty.
+        changes: A config's path in the repository -> what is done to its ModelConfig.
+    """
+    shutil.copytree(source, target, copy_function=_link, dirs_exist_ok=True)
+    for name, change in changes.items():
+        path = target / name
+        config = text_format.Parse(path.read_text(), model_config_pb2.ModelConfig())
+        change(config)
+        path.unlink()
+        path.write_text(text_format.MessageToString(config))
+    return target
+
+
+def with_queue_limit(limit: int, source: Path, target: Path) -> Path:
+    """Another limit of calls that wait to begin, on a CPU."""
+
+    def change(config: model_config_pb2.ModelConfig) -> None:
+        config.dynamic_batching.default_queue_policy.max_queue_size = limit
+
+    return variant(source, target, {CROSS_ENCODER: change})
+
+
+def _link(here: str, there: str) -> None:
+    """Make `there` a link to the file `here`."""
+    Path(there).symlink_to(Path(here).resolve())
