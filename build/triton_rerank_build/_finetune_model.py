@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from triton_rerank_build import _finetune_attention
 from triton_rerank_build._checkpoint import Checkpoint
 from triton_rerank_build._errors import BuildError
 from triton_rerank_build._finetune_data import Example
@@ -41,10 +42,9 @@ class RankingModel:
         self._tokenizer = load_tokenizer(checkpoint)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._bf16 = settings.bf16
-        # On a CPU in bf16 products written out are faster than the fused attention, whose blocks are of
-        # fp32; but each layer then holds width x width numbers a head, too many for long pairs.
-        attention = "eager" if self.device.type == "cpu" and self.max_length <= _DEFAULT_LIMIT else "sdpa"
-        model = _load(checkpoint, attention)
+        # Faster on a CPU; but each layer then holds length x length weights a head, too many for long pairs.
+        on_cpu = self.device.type == "cpu" and self.max_length <= _DEFAULT_LIMIT
+        model = _load(checkpoint, _finetune_attention.NAME if on_cpu else "sdpa")
         layers = model.config.num_hidden_layers
         if settings.freeze_layers >= layers:
             raise BuildError(f"freeze_layers is {settings.freeze_layers}; {checkpoint.name} has {layers} layers")

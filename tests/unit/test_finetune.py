@@ -14,6 +14,7 @@ from triton_rerank_build import _finetune_data as data
 from triton_rerank_build._checkpoint import resolve_checkpoint
 from triton_rerank_build._cli import main
 from triton_rerank_build._finetune import MANIFEST, finetune
+from triton_rerank_build._finetune_attention import NAME
 from triton_rerank_build._finetune_losses import ABSENT, LOSS_OF
 from triton_rerank_build._finetune_model import RankingModel
 from triton_rerank_build._finetune_settings import LOSSES, Settings
@@ -227,6 +228,26 @@ def test_pairs_and_logits_are_those_of_the_checkpoint(tiny):
         expected = reference(**inputs).logits[0, 0].item()
     pairs = [("short", "pair"), (query * 9, document * 9)]
     assert model.score(pairs)[1] == pytest.approx(expected, abs=1e-4)
+
+
+def test_attention_learns_what_transformers_own_does(tiny):
+    """The same gradients, with padding."""
+    checkpoint = resolve_checkpoint(str(tiny))
+    model = RankingModel(checkpoint, Settings(lora_rank=0, bf16=False))
+    assert model.network.config._attn_implementation == NAME
+    model.network.double()
+    pairs = [(query, document) for query, document, _ in TRIPLES[:2]] + [("short", "pair")]
+    gradients = []
+    for attention in (NAME, "eager"):
+        model.network.set_attn_implementation(attention)
+        model.network.zero_grad()
+        model.logits(pairs).square().sum().backward()
+        gradients.append(
+            {name: value.grad.clone() for name, value in model.trainable().items() if value.grad is not None}
+        )
+    assert any(".query." in name for name in gradients[0])
+    for name, gradient in gradients[1].items():
+        torch.testing.assert_close(gradients[0][name], gradient, rtol=1e-4, atol=1e-8)
 
 
 SMALL = {"negatives": "given", "epochs": 12, "batch_size": 4, "num_negatives": 2, "dev_queries": 2, "dev_share": 0.2}
