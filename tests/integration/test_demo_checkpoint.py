@@ -52,7 +52,7 @@ def test_the_adapter_is_merged_and_every_weight_is_a_number(folder):
         assert all(np.isfinite(weights.get_tensor(name)).all() for name in names)
 
 
-@pytest.mark.parametrize("example", EXAMPLES[1:], ids=lambda example: example.title)
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.title)
 def test_it_puts_the_relevant_document_on_top(reranker, example):
     assert int(np.argmax(reranker(example.query, example.documents))) == example.best
 
