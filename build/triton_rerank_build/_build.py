@@ -108,7 +108,7 @@ def _present(repository: Path, source: Checkpoint, precision: str, max_length: i
         return None
     wanted = (source.revision, precision, max_length)
     if (manifest.revision, manifest.precision, manifest.max_length) != wanted:
-        if force:
+        if force or _is_earlier_demo(manifest, source, precision, max_length):
             return None
         raise RepositoryError(
             f"{repository} holds {manifest.checkpoint} ({manifest.precision}, {manifest.max_length} tokens); "
@@ -117,6 +117,12 @@ def _present(repository: Path, source: Checkpoint, precision: str, max_length: i
     if manifest.exporter != exporter_digest() or differences(repository, manifest.artefacts):
         return None
     return manifest
+
+
+def _is_earlier_demo(manifest: Manifest, source: Checkpoint, precision: str, max_length: int) -> bool:
+    """Another release's demo differs in its revision alone, and nobody made it."""
+    alike = (manifest.checkpoint, manifest.precision, manifest.max_length) == (source.name, precision, max_length)
+    return alike and source.name == "demo"
 
 
 def _export(source: Checkpoint, repository: Path, precision: str, max_length: int, steps: Steps) -> Manifest:

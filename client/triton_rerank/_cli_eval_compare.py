@@ -5,25 +5,21 @@ from __future__ import annotations
 import argparse
 import json
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ._errors import InvalidRequestError
+
+if TYPE_CHECKING:
+    from ._eval_trec import Qrels
 
 
 def run_compare(options: argparse.Namespace) -> int:
     """Hold two runs against each other; asks no server."""
     from ._cli_output import shorten
-    from ._eval_data import beir_files, load_queries, read_queries
     from ._eval_report import compare, comparison_lines, most_changed
-    from ._eval_trec import read_qrels, read_run
+    from ._eval_trec import read_run
 
-    files = beir_files(options.beir, options.split) if options.beir else None
-    qrels_path, queries_path = (files.qrels, files.queries) if files else (options.qrels, options.queries)
-    if qrels_path is None:
-        raise InvalidRequestError("--compare needs judgements: give --beir DIR or --qrels FILE")
-    qrels, texts = read_qrels(qrels_path), read_queries(queries_path) if queries_path else {}
-    if options.max_queries and queries_path:
-        texts, qrels = load_queries(queries_path, qrels, options.max_queries)
+    texts, qrels = _judged(options)
     first, second = options.compare
     comparison = compare(options.measures, qrels, read_run(first), read_run(second))
     name = options.measures[0]
@@ -37,6 +33,26 @@ def run_compare(options: argparse.Namespace) -> int:
     for query_id, before, after in changed:
         print(f"{before:8.4f} -> {after:.4f}  {query_id}  {shorten(texts.get(query_id, ''), 80)}")
     return 0
+
+
+def _judged(options: argparse.Namespace) -> tuple[dict[str, str], Qrels]:
+    """Texts of queries, as far as they are given, and judgements."""
+    from ._eval_data import beir_files, load_queries, load_reranking, read_queries
+    from ._eval_trec import read_qrels
+
+    if options.reranking:
+        collection = load_reranking(options.reranking, options.max_queries)
+        return collection.queries, collection.qrels
+    files = beir_files(options.beir, options.split) if options.beir else None
+    qrels_path, queries_path = (files.qrels, files.queries) if files else (options.qrels, options.queries)
+    if qrels_path is None:
+        raise InvalidRequestError("--compare needs judgements: give --beir DIR, --qrels FILE or --reranking FILE")
+    qrels = read_qrels(qrels_path)
+    if queries_path is None:
+        return {}, qrels
+    if options.max_queries:
+        return load_queries(queries_path, qrels, options.max_queries)
+    return read_queries(queries_path), qrels
 
 
 def _compared_fields(

@@ -106,6 +106,13 @@ def test_queries_with_their_own_documents(server, capsys, tmp_path):
     assert said["reranked"] == {"AP": 1, "RR@10": 1}
     assert said["depth"] is None
     assert said["num_pairs"] == 5
+    out = tmp_path / "out"
+    evaluate(server, capsys, "--reranking", path, "--measures", "AP", "--out", out)
+    runs = (str(out / "first_stage.trec"), str(out / "reranked.trec"))
+    assert main(["eval", "--reranking", str(path), "--measures", "AP", "--json", "--compare", *runs]) == 0
+    compared = json.loads(capsys.readouterr().out)
+    assert compared["first"] == json.loads((out / "result.json").read_text())["first_stage"]
+    assert compared["second"] == {"AP": 1}
 
 
 def test_baseline_and_comparison_of_two_runs(server, capsys, beir, run_file, tmp_path):
