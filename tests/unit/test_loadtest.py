@@ -1,14 +1,18 @@
 """The load test's pure parts: workload, recording, thresholds, knee."""
 
+import bz2
+import json
 import math
 from itertools import islice
 
 import pytest
 from tokenizers import Tokenizer
 
+import package_descriptions
 from recording import Call, ModelState, Recording, broken_thresholds, difference, percentile
 from report import knee, write_report
 from run import counts
+from triton_rerank._eval_data import load_reranking
 from workload import from_file, generated
 
 
@@ -134,3 +138,35 @@ def test_sweep_steps():
     assert counts("8,1,8") == [1, 8]
     with pytest.raises(Exception, match="start at 1"):
         counts("0,1")
+
+
+def test_package_descriptions_make_sets_across_languages(tmp_path, monkeypatch, capsys):
+    names = [f"tool-{number}" for number in range(200)]
+    for language, line, body in (
+        ("en", "reads and writes archives of kind", "It packs files of kind"),
+        ("ru", "работает с архивами вида", "Программа упаковывает файлы вида"),
+    ):
+        more = "\n" + 40 * " a б"
+        paragraphs = [
+            f"Package: {name}\nDescription-md5: 0\nDescription-{language}: {line} {name}\n {body} {name}{more}"
+            for name in names
+        ]
+        (tmp_path / f"Translation-{language}.bz2").write_bytes(bz2.compress("\n\n".join(paragraphs).encode()))
+    english, russian = (str(tmp_path / f"Translation-{language}.bz2") for language in ("en", "ru"))
+    monkeypatch.setattr("sys.argv", ["package_descriptions.py", english, russian, "--out", str(tmp_path)])
+    package_descriptions.main()
+    assert capsys.readouterr().out.count("next: triton-rerank eval --reranking") == 2
+    asked = [name for name in names if package_descriptions.held_out(name)]
+    for file, query, document in (
+        ("to-english", "работает с архивами вида", "It packs files of kind"),
+        ("from-english", "reads and writes archives of kind", "Программа упаковывает файлы вида"),
+    ):
+        collection = load_reranking(tmp_path / f"{file}.jsonl", None)
+        rows = [json.loads(line) for line in (tmp_path / f"{file}.jsonl").read_text().splitlines()]
+        assert sorted(row["package"] for row in rows) == sorted(asked)
+        for row, text in zip(rows, collection.queries.values(), strict=True):
+            assert text == f"{query} {row['package']}"
+            assert row["positive"][0].startswith(f"{document} {row['package']} ")
+            assert len(row["negative"]) >= 7
+            assert not [other for other in row["negative"] if f" {row['package']} " in other]
+            assert all(other.startswith(document) for other in row["negative"])
