@@ -314,8 +314,9 @@ class RerankClient(BaseClient):
                 if self._stubs is None:
                     opened = [self._wire.stub(url, self._tls, self._compression) for url in self._servers.urls]
                     self._channels = tuple(channel for channel, _ in opened)
-                    self._stubs = [stub for _, stub in opened]
                     self._pid = os.getpid()
+                    # Last: from here on other threads go on without the lock.
+                    self._stubs = [stub for _, stub in opened]
                 stubs = self._stubs
         if self._pid != os.getpid():
             raise RuntimeError("the client was used before this process was forked; make one in the child")

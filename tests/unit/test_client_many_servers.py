@@ -1,6 +1,9 @@
+import os
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor, wait
+from types import SimpleNamespace
 
 import pytest
 
@@ -81,6 +84,25 @@ def test_32_threads_share_a_client(servers):
             thread.join()
     assert wrong == []
     assert sum(server.config_calls for server in servers) <= 32
+
+
+def test_a_thread_that_comes_while_another_opens_the_client_waits(servers, monkeypatch):
+    opening, go_on = threading.Event(), threading.Event()
+
+    def slow_getpid():
+        opening.set()
+        assert go_on.wait(10)
+        return os.getpid()
+
+    monkeypatch.setattr("triton_rerank._client.os", SimpleNamespace(getpid=slow_getpid))
+    with RerankClient(servers[0].url) as client, ThreadPoolExecutor(2) as pool:
+        first = pool.submit(client.rerank, "q", ["1"])
+        assert opening.wait(10)
+        monkeypatch.undo()
+        second = pool.submit(client.rerank, "q", ["2"])
+        wait([second], timeout=0.5)
+        go_on.set()
+        assert [call.result()[0].document for call in (first, second)] == ["1", "2"]
 
 
 def test_a_client_made_before_a_fork_works_in_the_child_if_not_used_before(servers):
