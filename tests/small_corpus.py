@@ -1,4 +1,4 @@
-"""A first stage's world in ten texts: for each query the best text, and one that only shares its words."""
+"""A first stage's world in ten texts: for each query the texts that answer it, and one that only shares its words."""
 
 import re
 from dataclasses import dataclass
@@ -23,11 +23,12 @@ class Search:
     query: str
     best: str
     trap: str
+    relevant: frozenset[str]  # in any language
 
 
 SEARCHES = (
-    Search("Why is the sky blue?", best="air", trap="ticket"),
-    Search("how to prevent the flu", best="masks", trap="rust"),
+    Search("Why is the sky blue?", best="air", trap="ticket", relevant=frozenset({"air"})),
+    Search("how to prevent the flu", best="masks", trap="rust", relevant=frozenset({"masks", "手"})),
 )
 
 

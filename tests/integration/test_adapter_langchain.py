@@ -124,7 +124,7 @@ def test_keeps_metadata_and_ids_and_changes_no_input(reranker, documents, compre
 def test_options_reach_the_client(server, documents, compress):
     search = SEARCHES[1]
     with closing(TritonRerank(url=server.grpc_url, min_relevance_score=0.5)) as strict:
-        assert [document.id for document in compress(strict, documents, search.query)] == [search.best]
+        assert {document.id for document in compress(strict, documents, search.query)} == search.relevant
     with closing(TritonRerank(url=[server.grpc_url], top_n=2, max_length=64, timeout=30)) as short:
         assert len(compress(short, documents, search.query)) == 2
 
