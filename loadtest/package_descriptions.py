@@ -15,8 +15,10 @@ import bz2
 import hashlib
 import json
 import random
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from email import message_from_string
+from itertools import islice
 from pathlib import Path
 
 from triton_rerank._eval_bm25 import Bm25
@@ -48,16 +50,21 @@ def main() -> None:
     parser.add_argument("--max-queries", type=int, default=20, help="of a language, each way (default: %(default)s)")
     options = parser.parse_args()
     english = read(options.english)
+    english_index = index_of(english, english)
     to_english, from_english = [], []
     for path in options.others:
         translated = read(path)
-        to_english += made(english, translated, asked=translated, found=english, count=options.max_queries)
-        from_english += made(english, translated, asked=english, found=translated, count=options.max_queries)
+        names = translated_names(english, translated)
+        asked = sorted(filter(held_out, names), key=digest)
+        translated_index = index_of(english, names)
+        count = options.max_queries
+        to_english += islice(rows(asked, english, english_index, asked_in=translated, found_in=english), count)
+        from_english += islice(rows(asked, english, translated_index, asked_in=english, found_in=translated), count)
     options.out.mkdir(parents=True, exist_ok=True)
-    for name, rows in (("to-english", to_english), ("from-english", from_english)):
+    for name, made in (("to-english", to_english), ("from-english", from_english)):
         path = options.out / f"{name}.jsonl"
-        path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-        print(f"{path}: {len(rows)} queries; next: triton-rerank eval --reranking {path}")
+        path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in made))
+        print(f"{path}: {len(made)} queries; next: triton-rerank eval --reranking {path}")
 
 
 def read(path: Path) -> dict[str, Description]:
@@ -75,41 +82,44 @@ def read(path: Path) -> dict[str, Description]:
     return found
 
 
-def made(
-    english: dict[str, Description],
-    translated: dict[str, Description],
-    *,
-    asked: dict[str, Description],
-    found: dict[str, Description],
-    count: int,
-) -> list[dict[str, object]]:
-    """Rows of one language and one direction: lines of `asked`, bodies of `found`."""
-    real = [
+def translated_names(english: dict[str, Description], translated: dict[str, Description]) -> list[str]:
+    """Packages whose translation is one."""
+    return [
         name
         for name in sorted(english.keys() & translated.keys())
         if translated[name].line != english[name].line and not translated[name].body.isascii()
     ]
-    searched = sorted(english if found is english else real)
+
+
+def index_of(english: dict[str, Description], names: Iterable[str]) -> Bm25:
+    """English bodies of these packages, or of as many of them as are searched."""
+    searched = sorted(names)
     random.Random(0).shuffle(searched)
-    bodies = {name: english[name].body for name in searched[:MOST_PACKAGES]}
-    index = Bm25(bodies)
-    rows: list[dict[str, object]] = []
-    for name in sorted(filter(held_out, real), key=digest):
+    return Bm25({name: english[name].body for name in searched[:MOST_PACKAGES]})
+
+
+def rows(
+    names: list[str],
+    english: dict[str, Description],
+    index: Bm25,
+    *,
+    asked_in: dict[str, Description],
+    found_in: dict[str, Description],
+) -> Iterator[dict[str, object]]:
+    """A row for each package with enough others: the line of `asked_in`, bodies of `found_in`."""
+    for name in names:
         own = english[name]
         others = [other for other in index.search(own.line, NUM_OTHERS + 8) if other != name]
         # Packages of one source often share their texts.
-        texts = dict.fromkeys(found[other].body for other in others if english[other].line != own.line)
-        texts.pop(found[name].body, None)
-        if len(texts) >= NUM_OTHERS // 2 and len(rows) < count:
-            rows.append(
-                {
-                    "query": asked[name].line,
-                    "positive": [found[name].body],
-                    "negative": list(texts)[:NUM_OTHERS],
-                    "package": name,
-                }
-            )
-    return rows
+        texts = dict.fromkeys(found_in[other].body for other in others if english[other].line != own.line)
+        texts.pop(found_in[name].body, None)
+        if len(texts) >= NUM_OTHERS // 2:
+            yield {
+                "query": asked_in[name].line,
+                "positive": [found_in[name].body],
+                "negative": list(texts)[:NUM_OTHERS],
+                "package": name,
+            }
 
 
 def held_out(name: str) -> bool:
