@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from triton_rerank_build._checkpoint import Checkpoint, resolve_checkpoint
+from triton_rerank_build._checkpoint import DEMO, Checkpoint, resolve_checkpoint
 from triton_rerank_build._errors import RepositoryError, UnsupportedModelError
 from triton_rerank_build._export import IR_VERSION, OPSET, PRECISIONS, export_onnx, load_model
 from triton_rerank_build._extras import require_build_extra
@@ -122,7 +122,7 @@ def _present(repository: Path, source: Checkpoint, precision: str, max_length: i
 def _is_earlier_demo(manifest: Manifest, source: Checkpoint, precision: str, max_length: int) -> bool:
     """Another release's demo differs in its revision alone, and nobody made it."""
     alike = (manifest.checkpoint, manifest.precision, manifest.max_length) == (source.name, precision, max_length)
-    return alike and source.name == "demo"
+    return alike and source.name == DEMO
 
 
 def _export(source: Checkpoint, repository: Path, precision: str, max_length: int, steps: Steps) -> Manifest:

@@ -79,7 +79,10 @@ def resolve_checkpoint(name: str, revision: str | None = None, *, late_interacti
     folder = Path(name).expanduser()
     if folder.exists() or not looks_like_hub_id(name):
         _require_folder(folder)
-        return inspect_folder(folder, name=folder.resolve().name, late_interaction=late_interaction)
+        own = folder.resolve().name
+        # Never called like a checkpoint of ours: the demo of an earlier release is replaced without asking.
+        called = f"./{own}" if own in (DEMO, DEMO_LATE) else own
+        return inspect_folder(folder, name=called, late_interaction=late_interaction)
     folder, commit = download(name, revision)
     return inspect_folder(folder, name=name, revision=commit, late_interaction=late_interaction)
 

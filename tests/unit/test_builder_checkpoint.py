@@ -160,3 +160,9 @@ def test_a_tokenizer_of_another_model(checkpoint, tmp_path):
     with pytest.raises(UnsupportedModelError, match=r"gives ids up to 530, but the model has 521 embeddings"):
         export(str(checkpoint), repository=tmp_path / "repository")
     assert not (tmp_path / "repository/cross_encoder/1/manifest.json").exists()
+
+
+@pytest.mark.parametrize("name", ["demo", "demo-late"])
+def test_a_folder_is_never_called_like_a_checkpoint_that_we_ship(checkpoint, tmp_path, name):
+    own = checkpoint.rename(tmp_path / name)
+    assert resolve_checkpoint(str(own)).name == f"./{name}"
