@@ -10,10 +10,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 TORCH_VERSION ?= 2.13.0
 
-.PHONY: help demo serve test lint bench compare loadtest clean
+.PHONY: help demo serve test check lint bench compare loadtest upgrade clean
 
 help: ## List the targets
-	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.installed ## Build the demo reranker, serve it, rerank examples in several languages, stop
 	$(BIN)/triton-rerank-build demo
@@ -25,25 +25,34 @@ serve: $(VENV)/.installed ## Keep a server up on 8000 (HTTP), 8001 (gRPC) and 80
 test: $(VENV)/.installed ## Install what the tests need and run all of them
 	$(BIN)/python -m pytest
 
-lint: $(VENV)/.installed ## Check style (ruff) and types (mypy, strict)
+check: $(VENV)/.installed ## Run the tests that need no server, in about a minute
+	$(BIN)/python -m pytest tests/unit -m "not slow"
+
+lint: $(VENV)/.installed ## Check style (ruff), layers (import-linter) and types (mypy, pyright)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
 	$(BIN)/mypy
+	$(BIN)/basedpyright --ignoreexternal --verifytypes triton_rerank
 
 bench: $(VENV)/.installed ## Measure throughput through Triton and the client against the same artefact in process
-	$(BIN)/python loadtest/bench.py
+	PYTHONPATH=loadtest $(BIN)/python -m benchmarks.bench
 
 compare: $(VENV)/.installed ## Measure against other rerankers, installed on first use; hours; more: COMPARE="--help"
-	$(BIN)/python loadtest/compare.py $(COMPARE)
+	PYTHONPATH=loadtest $(BIN)/python -m comparison.compare $(COMPARE)
 
 loadtest: $(VENV)/.installed ## Load the server with Locust for 60 s and write report.html; more: LOADTEST="--help"
 	@test -f model_repository/cross_encoder/1/manifest.json || $(BIN)/triton-rerank-build export demo
 	$(BIN)/python loadtest/run.py $(LOADTEST)
 
+upgrade: ## Install the newest versions that fit, and write them to constraints.txt
+	UPGRADE=1 PYTHON="$(PYTHON)" TORCH_VERSION="$(TORCH_VERSION)" build/venv.sh $(VENV)
+	@touch $(VENV)/.installed
+
 clean: ## Remove the virtual environment and the generated artefacts
 	git clean -fdXq .venv model_repository
 
 # The environment is made anew when what has to be installed changes.
-$(VENV)/.installed: pyproject.toml build/venv.sh build/torch.sh
+$(VENV)/.installed: pyproject.toml client/pyproject.toml build/pyproject.toml constraints.txt build/venv.sh build/torch.sh
 	PYTHON="$(PYTHON)" TORCH_VERSION="$(TORCH_VERSION)" build/venv.sh $(VENV)
 	@touch $@

@@ -17,7 +17,7 @@ choose_python() {
     if fits "$candidate"; then echo "$candidate"; return; fi
   done
   if [ -n "${PYTHON:-}" ]; then
-    echo "error: PYTHON=$PYTHON is no Python 3.10 to 3.12" >&2
+    echo "error: PYTHON=$PYTHON is not Python 3.10 to 3.12" >&2
   else
     echo "error: Python 3.10, 3.11 or 3.12 is needed, and none was found; install one (Debian: apt-get install" \
       "python3 python3-venv libpython3-dev) or name it: make PYTHON=/path/to/python3.11" >&2
@@ -36,5 +36,21 @@ if [ ! -x "$venv/bin/pip" ]; then
 fi
 say "installing PyTorch"
 "$(dirname "$0")/torch.sh" "$venv"
-say "installing triton-rerank and what it needs"
-"$venv/bin/pip" install "${quiet[@]}" --editable '.[dev]'
+# The exact versions of the last green run, so that a release of a dependency can't break a fresh checkout. They hold for
+# the Python that they were tested on; `make upgrade` writes them anew.
+minor=$("$venv/bin/python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+constraints=$venv/constraints.txt
+"$venv/bin/pip" freeze | grep '^torch==' >"$constraints" # as installed above, whatever newer release there is
+if [ -z "${UPGRADE:-}" ] && [ "$(head -n 1 constraints.txt)" = "# Python $minor" ]; then
+  cat constraints.txt >>"$constraints"
+fi
+say "installing triton-rerank, triton-rerank-build and what they need"
+"$venv/bin/pip" install --quiet 'pip>=25.1'
+"$venv/bin/pip" install "${quiet[@]}" --constraint "$constraints" ${UPGRADE:+--upgrade --upgrade-strategy eager} \
+  --group dev --editable './client[eval,haystack,langchain,llama-index]' --editable './build[export,finetune,server]'
+if [ -n "${UPGRADE:-}" ]; then
+  # PyTorch is left out: torch.sh installs the build that the machine needs.
+  { echo "# Python $minor"; "$venv/bin/pip" freeze --exclude-editable | grep -vE '^(torch|triton|nvidia-.*-cu[0-9]+)[ =]'; } \
+    >constraints.txt
+  say "wrote constraints.txt; run make test, then commit it"
+fi

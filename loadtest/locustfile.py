@@ -18,10 +18,10 @@ from locust.argument_parser import LocustArgumentParser
 from locust.env import Environment
 from locust.runners import MasterRunner, WorkerRunner
 
-from recording import Call, Recording, broken_thresholds, percentile
+from load.recording import Call, Recording, broken_thresholds, percentile
+from load.triton_statistics import Statistics
+from load.workload import from_file, generated
 from triton_rerank import RerankClient, RerankError
-from triton_statistics import Statistics
-from workload import from_file, generated
 
 SCENARIOS = {"search": 100, "chat": 20, "bulk": 1_000}
 DEFAULT_HOST = "localhost:8001"

@@ -12,8 +12,8 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from recording import Recording
-from report import knee, write_report
+from load.recording import Recording
+from load.report import knee, write_report
 
 HERE = Path(__file__).parent
 

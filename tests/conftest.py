@@ -7,25 +7,20 @@ from pathlib import Path
 
 import pytest
 
-from tiny_late import tiny_colbert
-from tiny_models import tiny_checkpoint
+from support import ROOT
+from support.tiny_late import tiny_colbert
+from support.tiny_models import tiny_checkpoint
 from triton_rerank_build import EmbeddedServer, export
-from triton_rerank_build._demo import demo_revision
-from triton_rerank_build._files import cache_folder
-from triton_rerank_build._late_settings import LateOptions
-from triton_rerank_build._manifest import exporter_digest
+from triton_rerank_build.checkpoints.demo import demo_revision
+from triton_rerank_build.contract import EXPORTER_VERSION
+from triton_rerank_build.late_interaction.settings import LateOptions
+from triton_rerank_build.support.files import cache_folder
 
 # A shell that runs the suite in the background ignores SIGINT for it, and every process would inherit that: the tests
 # of Ctrl-C need the usual start.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# A shell that runs the suite in the background ignores SIGINT for it, and every process would inherit that: the tests
-# of Ctrl-C need the usual start.
-if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-
-ROOT = Path(__file__).parent.parent
 COMMITTED = ROOT / "model_repository"
 
 
@@ -49,7 +44,7 @@ def lay_out(target: Path, artefacts: Path, *edits: tuple[str, str, str]) -> Path
 @pytest.fixture(scope="session")
 def demo_artefacts() -> Path:
     """A repository that holds the demo reranker's artefacts, kept between runs."""
-    folder = cache_folder() / f"test-repository-{demo_revision()[:12]}-{exporter_digest()}"
+    folder = cache_folder() / f"test-repository-{demo_revision()[:12]}-{EXPORTER_VERSION}"
     export("demo", repository=folder)
     return folder
 

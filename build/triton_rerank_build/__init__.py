@@ -3,7 +3,7 @@
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from triton_rerank_build._errors import (
+from triton_rerank_build.errors import (
     BuildError,
     MissingExtraError,
     ParityError,
@@ -13,10 +13,10 @@ from triton_rerank_build._errors import (
 )
 
 if TYPE_CHECKING:
-    from triton_rerank_build._build import export
-    from triton_rerank_build._manifest import Manifest
-    from triton_rerank_build._server import EmbeddedServer
-    from triton_rerank_build._verify import verify
+    from triton_rerank_build.exporter import export
+    from triton_rerank_build.repository.manifest import Manifest
+    from triton_rerank_build.repository.verify import verify
+    from triton_rerank_build.serving.server import EmbeddedServer
 
 __all__ = [
     "BuildError",
@@ -33,10 +33,10 @@ __all__ = [
 
 # Imported on first use: the errors alone must not bring in the tools of the extras.
 _LAZY = {
-    "EmbeddedServer": "triton_rerank_build._server",
-    "Manifest": "triton_rerank_build._manifest",
-    "export": "triton_rerank_build._build",
-    "verify": "triton_rerank_build._verify",
+    "EmbeddedServer": "triton_rerank_build.serving.server",
+    "Manifest": "triton_rerank_build.repository.manifest",
+    "export": "triton_rerank_build.exporter",
+    "verify": "triton_rerank_build.repository.verify",
 }
 
 

@@ -23,10 +23,10 @@ from triton_rerank_build._engine_job import (
     prove,
     remove_work,
 )
-from triton_rerank_build._errors import BuildError
-from triton_rerank_build._extras import require_build_extra
-from triton_rerank_build._manifest import Manifest
-from triton_rerank_build._progress import Steps, logger
+from triton_rerank_build.errors import BuildError
+from triton_rerank_build.repository.manifest import Manifest
+from triton_rerank_build.support.extras import require_build_extra
+from triton_rerank_build.support.progress import Steps, logger
 
 
 def engine_script(repository: str | Path = "model_repository", *, timing_cache: str | Path | None = None) -> str:

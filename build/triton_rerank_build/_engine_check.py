@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from triton_rerank_build._engine_profiles import Profile
-from triton_rerank_build._errors import BuildError, ParityError, RepositoryError
-from triton_rerank_build._export import OUTPUT_NAME
-from triton_rerank_build._parity import Batch, count_swapped, graph_logits, make_batches
+from triton_rerank_build.contract import OUTPUT_NAME
+from triton_rerank_build.errors import BuildError, ParityError, RepositoryError
+from triton_rerank_build.parity.compare import Batch, count_swapped, graph_logits, make_batches
 
 # Of the logits, against the same graph on the CPU. A plan sums in another order; at fp16 each sum is rounded.
 TOLERANCE = {"fp32": 1e-3, "fp16": 2e-2}

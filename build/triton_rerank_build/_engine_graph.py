@@ -14,8 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from triton_rerank_build._errors import BuildError
-from triton_rerank_build._export import MODEL_FILE
+from triton_rerank_build.contract import MODEL_FILE
+from triton_rerank_build.errors import BuildError
 
 # An onnx.ModelProto or onnx.NodeProto; protobuf builds these classes at run time.
 Proto = Any

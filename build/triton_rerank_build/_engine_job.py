@@ -11,20 +11,13 @@ from typing import TYPE_CHECKING
 from triton_rerank_build import _engine_trtexec as trtexec
 from triton_rerank_build._engine_graph import GRAPH_FILE, prepare_graph
 from triton_rerank_build._engine_profiles import Profile, make_profiles, read_served_shapes
-from triton_rerank_build._errors import RepositoryError
-from triton_rerank_build._export import MODEL_FILE
-from triton_rerank_build._files import cache_folder, locked
-from triton_rerank_build._manifest import MANIFEST_FILE, Artefact, Engine, Manifest, now
-from triton_rerank_build._progress import logger
-from triton_rerank_build._repository import (
-    CROSS_ENCODER,
-    PLAN,
-    TOKENIZER,
-    TOKENIZER_FILE,
-    differences,
-    install_plan,
-    read_manifest,
-)
+from triton_rerank_build.contract import CROSS_ENCODER, MANIFEST_FILE, MODEL_FILE, PLAN, TOKENIZER, TOKENIZER_FILE
+from triton_rerank_build.errors import RepositoryError
+from triton_rerank_build.repository.install import install_plan
+from triton_rerank_build.repository.manifest import Artefact, Engine, Manifest, now, read_manifest
+from triton_rerank_build.repository.verify import differences
+from triton_rerank_build.support.files import cache_folder, locked
+from triton_rerank_build.support.progress import logger
 
 if TYPE_CHECKING:
     import numpy as np

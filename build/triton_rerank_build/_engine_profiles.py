@@ -11,8 +11,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from triton_rerank_build._errors import RepositoryError
-from triton_rerank_build._export import INPUT_NAMES
+from triton_rerank_build.contract import INPUT_NAMES
+from triton_rerank_build.errors import RepositoryError
 
 CONFIG_NAME = "tensorrt"
 

@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from triton_rerank_build._engine_profiles import Profile
-from triton_rerank_build._errors import BuildError, MissingExtraError
-from triton_rerank_build._export import INPUT_NAMES, OUTPUT_NAME
-from triton_rerank_build._progress import logger
+from triton_rerank_build.contract import INPUT_NAMES, OUTPUT_NAME
+from triton_rerank_build.errors import BuildError, MissingExtraError
+from triton_rerank_build.support.progress import logger
 
 if TYPE_CHECKING:
     from triton_rerank_build._engine_check import Check

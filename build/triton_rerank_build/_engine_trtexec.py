@@ -10,7 +10,7 @@ from pathlib import Path
 
 from triton_rerank_build._engine_graph import GRAPH_FILE
 from triton_rerank_build._engine_profiles import Profile, shape_spec
-from triton_rerank_build._export import INPUT_NAMES
+from triton_rerank_build.contract import INPUT_NAMES
 
 PLAN_FILE = "model.plan"
 SCRIPT_FILE = "build.sh"

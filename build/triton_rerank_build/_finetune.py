@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from triton_rerank_build import _finetune_data as data
-from triton_rerank_build._checkpoint import Checkpoint, resolve_checkpoint
-from triton_rerank_build._errors import BuildError, MissingExtraError
-from triton_rerank_build._extras import require_build_extra
-from triton_rerank_build._files import sha256_texts
 from triton_rerank_build._finetune_settings import Settings
-from triton_rerank_build._progress import Steps, logger
+from triton_rerank_build.checkpoints.resolve import Checkpoint, resolve_checkpoint
+from triton_rerank_build.errors import BuildError, MissingExtraError
+from triton_rerank_build.support.extras import require_build_extra
+from triton_rerank_build.support.files import sha256_texts
+from triton_rerank_build.support.progress import Steps, logger
 
 if TYPE_CHECKING:
     from triton_rerank_build._finetune_train import State

@@ -3,7 +3,7 @@
 On a CPU, in bf16, the fused attention of PyTorch computes blocks of fp32, and the one that transformers writes
 out passes over the `length x length` scores of each head two more times, to scale them and to mask them, and the mask
 makes them fp32. Here the queries are scaled and the mask is one more column of queries and keys, so that the scores
-come out of the product as softmax takes them. `loadtest/bench_training.py` compares the three.
+come out of the product as softmax takes them. `loadtest/benchmarks/training.py` compares the three.
 """
 
 from typing import Any

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from triton_rerank import RerankError
-from triton_rerank._eval_bm25 import Bm25
-from triton_rerank._eval_data import Files, load_files
-from triton_rerank._eval_files import Line, read_lines
-from triton_rerank_build._errors import BuildError
-from triton_rerank_build._files import sha256_file
-from triton_rerank_build._progress import bar
+from triton_rerank.evaluation.bm25 import Bm25
+from triton_rerank.evaluation.collections import Files, load_files
+from triton_rerank.evaluation.lines import Line, read_lines
+from triton_rerank_build.errors import BuildError
+from triton_rerank_build.support.files import sha256_file
+from triton_rerank_build.support.progress import bar
 
 Score = Callable[[Sequence[tuple[str, str]]], Sequence[float]]
 """Pairs of query and document -> logits."""

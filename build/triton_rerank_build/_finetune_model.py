@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from triton_rerank_build import _finetune_attention
-from triton_rerank_build._checkpoint import Checkpoint
-from triton_rerank_build._errors import BuildError
 from triton_rerank_build._finetune_data import Example
 from triton_rerank_build._finetune_settings import Settings
-from triton_rerank_build._tokenizer import encode_pair, load_tokenizer
+from triton_rerank_build.checkpoints.resolve import Checkpoint
+from triton_rerank_build.errors import BuildError
+from triton_rerank_build.graphs.tokenizer import encode_pair, load_tokenizer
 
 _TARGETS = ["query", "key", "value", "dense"]
 _DEFAULT_LIMIT = 512

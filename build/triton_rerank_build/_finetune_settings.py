@@ -4,7 +4,7 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from triton_rerank_build._errors import BuildError
+from triton_rerank_build.errors import BuildError
 
 LOSSES = ("bce", "mse", "ranknet", "listnet", "infonce")
 NEGATIVES = ("bm25", "model", "given")

@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from triton_rerank._eval_measures import measure
-from triton_rerank_build._errors import BuildError
+from triton_rerank.evaluation.measures import measure
 from triton_rerank_build._finetune_data import Example, TrainingList, training_list
 from triton_rerank_build._finetune_losses import ABSENT, LOSS_OF
 from triton_rerank_build._finetune_model import RankingModel
 from triton_rerank_build._finetune_settings import Settings
-from triton_rerank_build._progress import logger
+from triton_rerank_build.errors import BuildError
+from triton_rerank_build.support.progress import logger
 
 MEASURE = "nDCG@10"
 _DEV_NEGATIVES = 20

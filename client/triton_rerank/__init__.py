@@ -7,10 +7,9 @@ with RerankClient("localhost:8001") as client:
         print(result.rank, f"{result.relevance_score:.3f}", result.document)
 """
 
-from ._async_client import AsyncRerankClient
-from ._client import RerankClient
-from ._connection import TLS
-from ._errors import (
+from triton_rerank.async_client import AsyncRerankClient
+from triton_rerank.client import RerankClient
+from triton_rerank.errors import (
     InferenceError,
     InvalidRequestError,
     ModelNotFoundError,
@@ -21,7 +20,8 @@ from ._errors import (
     ServerUnavailableError,
     UnexpectedResponseError,
 )
-from ._types import Chunk, Document, DocumentLike, ModelInfo, RerankResponse, RerankResult, Timing, Usage
+from triton_rerank.transport.connection import TLS
+from triton_rerank.types import Chunk, Document, DocumentLike, ModelInfo, RerankResponse, RerankResult, Timing, Usage
 
 __version__ = "0.1.0"
 

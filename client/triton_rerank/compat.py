@@ -18,8 +18,8 @@ import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ._client import RerankClient
-from ._errors import InvalidRequestError, RerankError
+from triton_rerank.client import RerankClient
+from triton_rerank.errors import InvalidRequestError, RerankError
 
 if TYPE_CHECKING:
     import numpy as np

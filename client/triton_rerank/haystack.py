@@ -21,13 +21,20 @@ try:
 except ImportError as error:
     raise ImportError('haystack-ai is not installed; run: pip install "triton-rerank[haystack]"') from error
 
-from ._adapters import Clients, tls_to_dict
-from ._async_client import AsyncRerankClient
-from ._client import RerankClient
-from ._connection import TLS
-from ._errors import InvalidRequestError
-from ._types import LongDocuments, RerankResponse
-from ._validate import check_length, check_optional_int, check_priority, check_relevance_score, check_timeout, kind_of
+from triton_rerank.async_client import AsyncRerankClient
+from triton_rerank.client import RerankClient
+from triton_rerank.errors import InvalidRequestError
+from triton_rerank.integrations.clients import Clients, tls_to_dict
+from triton_rerank.ranking.validation import (
+    check_length,
+    check_optional_int,
+    check_priority,
+    check_relevance_score,
+    check_timeout,
+    kind_of,
+)
+from triton_rerank.transport.connection import TLS
+from triton_rerank.types import LongDocuments, RerankResponse
 
 __all__ = ["TritonRanker"]
 

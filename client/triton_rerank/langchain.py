@@ -19,8 +19,8 @@ try:
 except ImportError as error:
     raise ImportError('langchain-core is not installed; run: pip install "triton-rerank[langchain]"') from error
 
-from ._settings import RerankSettings
-from ._types import Document, RerankResponse
+from triton_rerank.integrations.settings import RerankSettings
+from triton_rerank.types import Document, RerankResponse
 
 __all__ = ["TritonRerank"]
 

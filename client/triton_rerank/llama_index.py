@@ -23,9 +23,9 @@ try:
 except ImportError as error:
     raise ImportError('llama-index-core is not installed; run: pip install "triton-rerank[llama-index]"') from error
 
-from ._errors import InvalidRequestError
-from ._settings import RerankSettings
-from ._types import RerankResponse
+from triton_rerank.errors import InvalidRequestError
+from triton_rerank.integrations.settings import RerankSettings
+from triton_rerank.types import RerankResponse
 
 __all__ = ["TritonRerank"]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tiny_models import tiny_checkpoint
+from support.tiny_models import tiny_checkpoint
 from triton_rerank_build import export
 
 

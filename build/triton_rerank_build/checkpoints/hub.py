@@ -1,0 +1,73 @@
+"""Download a checkpoint from the Hugging Face hub, with its commit pinned."""
+
+from pathlib import Path
+
+from triton_rerank_build.errors import BuildError, UnsupportedModelError
+
+_SMALL_FILES = [
+    "config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "artifact.metadata",
+]
+_SAFETENSORS = ["model.safetensors", "model-*.safetensors", "model.safetensors.index.json"]
+_PICKLES = ["pytorch_model.bin", "pytorch_model-*.bin", "pytorch_model.bin.index.json"]
+
+
+def looks_like_hub_id(name: str) -> bool:
+    """Whether `name` could be OWNER/NAME on the hub, rather than a mistyped path."""
+    from huggingface_hub import errors, utils
+
+    try:
+        utils.validate_repo_id(name)  # type: ignore[attr-defined]  # public, but not listed in __all__
+    except errors.HFValidationError:
+        return False
+    return name.count("/") == 1 and not name.startswith((".", "~"))
+
+
+def download(name: str, revision: str | None) -> tuple[Path, str]:
+    """Fetch the files an export needs; a broken-off download goes on where it stopped.
+
+    Args:
+        name: OWNER/NAME.
+        revision: Branch, tag or commit; the default branch if None.
+
+    Returns:
+        The folder, and the commit that `revision` stands for. Where the hub cannot be reached, these are what
+        an earlier download left in the cache.
+
+    Raises:
+        UnsupportedModelError: There is no such model or revision, or it may not be read.
+        BuildError: The hub cannot be reached, and the cache does not hold the model.
+    """
+    from huggingface_hub import errors
+
+    try:
+        folder = _snapshot(name, revision, _SMALL_FILES + _SAFETENSORS)
+        # The folder of a snapshot is named after its commit.
+        if not list(folder.glob("*.safetensors")):
+            _snapshot(name, folder.name, _PICKLES)
+    except errors.LocalEntryNotFoundError as error:
+        raise BuildError(
+            f"{name} is not in the cache, and the Hugging Face hub cannot be reached; give a local folder, or `demo`"
+        ) from error
+    except errors.GatedRepoError as error:
+        raise UnsupportedModelError(f"{name} is gated: ask for access on the hub, then `hf auth login`") from error
+    except errors.RepositoryNotFoundError as error:
+        raise UnsupportedModelError(f"there is no {name} on the hub, or it is private: `hf auth login`") from error
+    except errors.RevisionNotFoundError as error:
+        raise UnsupportedModelError(f"{name} has no revision {revision} on the hub") from error
+    except Exception as error:  # whatever the hub's HTTP library raises when a connection breaks
+        raise BuildError(f"the download of {name} broke off ({_first_line(error)}); run again to go on") from error
+    return folder, folder.name
+
+
+def _snapshot(name: str, revision: str | None, patterns: list[str]) -> Path:
+    from huggingface_hub import snapshot_download
+
+    return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,216 @@
+"""Find a checkpoint, and refuse what cannot be exported before any weight is loaded."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from triton_rerank_build.checkpoints.hub import download, looks_like_hub_id
+from triton_rerank_build.errors import UnsupportedModelError
+from triton_rerank_build.support.files import sha256_file, sha256_texts
+
+DEMO = "demo"
+DEMO_LATE = "demo-late"
+COLBERT_FILE = "artifact.metadata"
+FAMILIES = ("bert", "roberta", "xlm-roberta")
+# Room for the special tokens of a pair, a short query and some of the document.
+MIN_MAX_LENGTH = 16
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint folder that passed every check that needs no weights.
+
+    Attributes:
+        name: As the caller gave it, a hub id, `demo`, or the name of a local folder.
+        folder: Where its files are.
+        revision: The hub's commit, or a digest of the files of a folder: what pins its content.
+        family: One of `FAMILIES`.
+        limit: Most tokens of a pair, or of a text in late interaction, that the checkpoint can take.
+        late_interaction: Whether it is to be an encoder of texts, rather than a cross-encoder.
+        colbert: Whether its encoder is ColBERT's, with a projection and `COLBERT_FILE`.
+    """
+
+    name: str
+    folder: Path
+    revision: str
+    family: str
+    limit: int
+    late_interaction: bool = False
+    colbert: bool = False
+
+    def resolve_max_length(self, requested: int | None) -> int:
+        """The length to export for.
+
+        Raises:
+            UnsupportedModelError: `requested` is beyond the checkpoint's limit, or too short to hold a pair.
+        """
+        if requested is None:
+            return self.limit
+        if not MIN_MAX_LENGTH <= requested <= self.limit:
+            raise UnsupportedModelError(
+                f"max_length {requested} is out of range: {self.name} takes {MIN_MAX_LENGTH} to {self.limit} tokens"
+            )
+        return requested
+
+
+def resolve_checkpoint(name: str, revision: str | None = None, *, late_interaction: bool = False) -> Checkpoint:
+    """Find `name`, fetch it where needed, and check what its small files say.
+
+    Args:
+        name: A local folder, an id on the Hugging Face hub, `demo` or `demo-late`.
+        revision: Branch, tag or commit on the hub; its commit is pinned into the result.
+        late_interaction: Take the encoder of any checkpoint; a ColBERT checkpoint is known by its files.
+
+    Raises:
+        UnsupportedModelError: It is no such thing, or not a one-logit BERT / RoBERTa / XLM-R classifier.
+        BuildError: A download failed.
+    """
+    if name == DEMO_LATE or (name == DEMO and late_interaction):
+        from triton_rerank_build.checkpoints.demo import demo_late_checkpoint, demo_late_revision
+
+        folder = demo_late_checkpoint()
+        return inspect_folder(folder, name=DEMO_LATE, revision=demo_late_revision(), late_interaction=True)
+    if name == DEMO:
+        from triton_rerank_build.checkpoints.demo import demo_checkpoint, demo_revision
+
+        return inspect_folder(demo_checkpoint(), name=name, revision=demo_revision())
+    folder = Path(name).expanduser()
+    if folder.exists() or not looks_like_hub_id(name):
+        _require_folder(folder)
+        own = folder.resolve().name
+        # Never called like a checkpoint of ours: the demo of an earlier release is replaced without asking.
+        called = f"./{own}" if own in (DEMO, DEMO_LATE) else own
+        return inspect_folder(folder, name=called, late_interaction=late_interaction)
+    folder, commit = download(name, revision)
+    return inspect_folder(folder, name=name, revision=commit, late_interaction=late_interaction)
+
+
+def inspect_folder(
+    folder: Path, *, name: str, revision: str | None = None, late_interaction: bool = False
+) -> Checkpoint:
+    """Check a folder's configuration, tokenizer and weight files, without reading the weights.
+
+    Args:
+        folder: Of the checkpoint.
+        name: What the checkpoint is called in messages and in the manifest.
+        revision: What pins the content; a digest of the files if None.
+        late_interaction: See `resolve_checkpoint`.
+
+    Raises:
+        UnsupportedModelError: With the first reason found.
+    """
+    config = read_json(folder / "config.json", name)
+    family = _check_encoder(config, name)
+    colbert = (folder / COLBERT_FILE).is_file()
+    late_interaction = late_interaction or colbert
+    if not late_interaction:
+        _check_one_logit(config, name)
+    _check_tokenizer(folder, name)
+    weights = _weight_files(folder, name)
+    if revision is None:
+        small = [folder / name for name in ("config.json", "tokenizer.json", *([COLBERT_FILE] if colbert else []))]
+        revision = _digest([*small, *weights])
+    limit = _limit(folder, config, family, name)
+    return Checkpoint(name, folder, revision, family, limit, late_interaction, colbert)
+
+
+def read_json(path: Path, name: str) -> dict[str, Any]:
+    """One JSON object of a checkpoint.
+
+    Raises:
+        UnsupportedModelError: The file is missing, or is no JSON object.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UnsupportedModelError(f"{name} has no {path.name}: it is not a Hugging Face checkpoint") from error
+    except (OSError, ValueError) as error:
+        raise UnsupportedModelError(f"{path.name} of {name} cannot be read: {error}") from error
+    if not isinstance(content, dict):
+        raise UnsupportedModelError(f"{path.name} of {name} holds no JSON object")
+    return content
+
+
+def _require_folder(folder: Path) -> None:
+    if not folder.exists():
+        raise UnsupportedModelError(f"{folder} is neither a folder nor an id on the Hugging Face hub")
+    if not folder.is_dir():
+        raise UnsupportedModelError(f"{folder} is a file; give the folder of the checkpoint that holds config.json")
+
+
+def _check_encoder(config: Mapping[str, Any], name: str) -> str:
+    family = config.get("model_type")
+    if family not in FAMILIES:
+        raise UnsupportedModelError(f"{name} is of type {family!r}; supported are {', '.join(FAMILIES)}")
+    if not isinstance(config.get("pad_token_id"), int):
+        raise UnsupportedModelError(f"config.json of {name} has no pad_token_id")
+    if config.get("position_embedding_type", "absolute") != "absolute" or config.get("is_decoder"):
+        raise UnsupportedModelError(f"{name} has relative positions or a decoder; supported are plain encoders")
+    return str(family)
+
+
+def _check_one_logit(config: Mapping[str, Any], name: str) -> None:
+    architectures = config.get("architectures") or []
+    if not any(str(architecture).endswith("ForSequenceClassification") for architecture in architectures):
+        found = ", ".join(map(str, architectures)) or "none"
+        raise UnsupportedModelError(
+            f"{name} is no cross-encoder: expected a ...ForSequenceClassification architecture, found {found}; "
+            "--late-interaction takes its encoder"
+        )
+    # transformers' own rule: id2label counts when present, otherwise num_labels, otherwise two.
+    num_labels = len(config["id2label"]) if config.get("id2label") else config.get("num_labels", 2)
+    if num_labels != 1:
+        raise UnsupportedModelError(f"{name} gives {num_labels} logits per pair; a reranker gives exactly 1")
+
+
+def _check_tokenizer(folder: Path, name: str) -> None:
+    if not (folder / "tokenizer.json").is_file():
+        raise UnsupportedModelError(
+            f"{name} has no tokenizer.json; make one with "
+            "`AutoTokenizer.from_pretrained(FOLDER, use_fast=True).save_pretrained(FOLDER)` of transformers"
+        )
+
+
+def _weight_files(folder: Path, name: str) -> list[Path]:
+    """Every file of the weights: safetensors if there are any, PyTorch's own format otherwise."""
+    for whole, index in (
+        ("model.safetensors", "model.safetensors.index.json"),
+        ("pytorch_model.bin", "pytorch_model.bin.index.json"),
+    ):
+        if (folder / whole).is_file():
+            return [folder / whole]
+        if (folder / index).is_file():
+            shards = sorted({str(shard) for shard in read_json(folder / index, name).get("weight_map", {}).values()})
+            missing = [shard for shard in shards if not (folder / shard).is_file()]
+            if missing or not shards:
+                raise UnsupportedModelError(f"{name} lacks {', '.join(missing) or 'the shards'} named in {index}")
+            return [folder / shard for shard in shards]
+    raise UnsupportedModelError(f"{name} has no weights: neither model.safetensors nor pytorch_model.bin")
+
+
+def _limit(folder: Path, config: Mapping[str, Any], family: str, name: str) -> int:
+    try:
+        limit = int(config["max_position_embeddings"])
+        if family != "bert":
+            # Positions are counted from pad_token_id + 1, so that many rows of the table are never used.
+            limit -= int(config["pad_token_id"]) + 1
+    except (KeyError, TypeError, ValueError) as error:
+        raise UnsupportedModelError(f"config.json of {name} has no usable {error}") from error
+    said = _tokenizer_limit(folder)
+    # transformers writes 10**30 where nobody set a limit, which the comparison sorts out.
+    limit = min(limit, said) if said >= MIN_MAX_LENGTH else limit
+    if limit < MIN_MAX_LENGTH:
+        raise UnsupportedModelError(f"{name} takes {limit} tokens; a pair needs at least {MIN_MAX_LENGTH}")
+    return limit
+
+
+def _tokenizer_limit(folder: Path) -> int:
+    path = folder / "tokenizer_config.json"
+    said = read_json(path, folder.name).get("model_max_length") if path.is_file() else None
+    return int(said) if isinstance(said, int | float) else 0
+
+
+def _digest(files: list[Path]) -> str:
+    return sha256_texts([text for path in files for text in (path.name, sha256_file(path))])

@@ -1,0 +1,1 @@
+"""The command `triton-rerank-build`."""

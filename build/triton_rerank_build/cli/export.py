@@ -1,0 +1,125 @@
+"""`triton-rerank-build export`."""
+
+import argparse
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from triton_rerank_build.late_interaction.settings import LateOptions
+    from triton_rerank_build.repository.manifest import Manifest
+
+_DESCRIPTION = """\
+Export a checkpoint to ONNX, compare it with PyTorch on texts in many languages, and install it into a Triton
+model repository. Nothing is installed unless every logit agrees (1e-4 at fp32, 2e-2 at fp16) and the order is
+the same; at int8 Kendall's tau of the two orders must be 0.8 or more. In late interaction every component of every
+vector must agree (1e-4, 1e-2).
+"""
+_EPILOG = """\
+examples:
+  triton-rerank-build export demo
+  triton-rerank-build export BAAI/bge-reranker-v2-m3 --precision fp16
+  triton-rerank-build export ./my-finetuned-reranker --max-length 1024 --repository /srv/models
+  triton-rerank-build export colbert-ir/colbertv2.0
+  triton-rerank-build export intfloat/multilingual-e5-base --late-interaction --query-prefix "query: " \
+      --document-prefix "passage: "
+"""
+
+
+def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Register the command."""
+    parser = commands.add_parser(
+        "export",
+        help="checkpoint -> ONNX, proved, installed",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "checkpoint",
+        metavar="CHECKPOINT",
+        help="a local folder, an id on the Hugging Face hub, or `demo`: a small multilingual reranker made "
+        "of files from the Python package index (one logit; BERT, RoBERTa or XLM-R); a ColBERT checkpoint, or "
+        "`demo-late`, for late interaction",
+    )
+    parser.add_argument(
+        "--precision",
+        choices=("fp32", "fp16", "int8"),
+        default="fp32",
+        help="of the weights; fp16 is for GPUs, int8 for CPUs. Inputs and outputs never change (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--repository",
+        metavar="DIR",
+        default="model_repository",
+        help="Triton model repository; made if it is not there (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--max-length",
+        type=int,
+        metavar="N",
+        help="longest pair in tokens (default: the checkpoint's limit; at fp16 1024 at most, for GPUs of 24 GB)",
+    )
+    parser.add_argument("--revision", help="branch, tag or commit on the hub (default: its main branch)")
+    parser.add_argument("--force", action="store_true", help="replace another installation")
+    late = parser.add_argument_group("late interaction (ColBERT checkpoints are known by their artifact.metadata)")
+    late.add_argument(
+        "--late-interaction", action="store_true", help="make a late-interaction model of the checkpoint's encoder"
+    )
+    late.add_argument(
+        "--query-prefix", metavar="TEXT", help='stands before every query, such as "query: " (default: none)'
+    )
+    late.add_argument("--document-prefix", metavar="TEXT", help="stands before every document (default: none)")
+    late.add_argument(
+        "--query-length", type=int, metavar="N", help="longest query in tokens (default: 128; ColBERT's own)"
+    )
+    late.add_argument(
+        "--score-special-tokens", action="store_true", help="let the vectors of the special tokens around a text count"
+    )
+    parser.add_argument("--json", action="store_true", help="print the manifest as JSON")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Export, and say what to do next."""
+    from triton_rerank_build.exporter import export
+
+    manifest = export(
+        args.checkpoint,
+        repository=args.repository,
+        precision=args.precision,
+        max_length=args.max_length,
+        revision=args.revision,
+        force=args.force,
+        late_interaction=_late_options(args),
+    )
+    if args.json:
+        sys.stdout.write(manifest.to_json())
+    else:
+        print(summary(manifest, args.repository))
+    return 0
+
+
+def _late_options(args: argparse.Namespace) -> "LateOptions | None":
+    from triton_rerank_build.late_interaction.settings import LateOptions
+
+    options = LateOptions(
+        query_prefix=args.query_prefix or "",
+        document_prefix=args.document_prefix or "",
+        special_scored=args.score_special_tokens,
+        query_length=args.query_length,
+    )
+    return options if args.late_interaction or options != LateOptions() else None
+
+
+def summary(manifest: "Manifest", repository: str) -> str:
+    """What lies in the repository now, and the next command."""
+    from triton_rerank_build.support.progress import format_bytes
+
+    order = f", Kendall's tau {manifest.parity.kendall_tau:.4f}" if manifest.precision == "int8" else ""
+    lines = [
+        f"{manifest.checkpoint} {manifest.precision}, up to {manifest.max_length} tokens; worst difference "
+        f"from PyTorch {manifest.parity.worst_difference:.1e}{order} over {manifest.parity.num_pairs} rows"
+    ]
+    lines += [f"  {repository}/{name}  {format_bytes(entry.bytes)}" for name, entry in manifest.artefacts.items()]
+    lines.append(f"next: triton-rerank-build serve --repository {repository}")
+    return "\n".join(lines)

@@ -1,0 +1,21 @@
+"""Names that several parts agree on: files of a model repository, tensors of the graph, precisions."""
+
+from pathlib import Path
+
+PRECISIONS = ("fp32", "fp16", "int8")
+MODEL_FILE = "model.onnx"
+WEIGHTS_FILE = "model.onnx.data"
+INPUT_NAMES = ("input_ids", "attention_mask")
+OUTPUT_NAME = "logits"
+# Opset 18 and IR 8 load in everything from ONNX Runtime 1.14 and TensorRT 8.6 on, Triton's 24.10 container
+# included, whose ONNX Runtime 1.19 stops at opset 21 and IR 10. Nothing in the graph needs a later one.
+OPSET = 18
+IR_VERSION = 8
+# Part of the manifest: raise it when the same checkpoint gives another graph, so that `export` replaces an older one.
+EXPORTER_VERSION = 1
+
+CROSS_ENCODER = Path("cross_encoder") / "1"
+TOKENIZER = Path("tokenizer") / "1"
+TOKENIZER_FILE = "tokenizer.json"
+MANIFEST_FILE = "manifest.json"
+PLAN = CROSS_ENCODER / "model.plan"

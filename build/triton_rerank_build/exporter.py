@@ -1,0 +1,173 @@
+"""`export`: from a checkpoint to an installed, proved model repository."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from triton_rerank_build.checkpoints.resolve import DEMO, Checkpoint, resolve_checkpoint
+from triton_rerank_build.contract import EXPORTER_VERSION, IR_VERSION, OPSET, PRECISIONS, TOKENIZER_FILE
+from triton_rerank_build.errors import RepositoryError, UnsupportedModelError
+from triton_rerank_build.graphs.memory import GPU_MAX_LENGTH
+from triton_rerank_build.graphs.onnx import export_onnx, load_model
+from triton_rerank_build.late_interaction.export import LateExport, export_late
+from triton_rerank_build.late_interaction.settings import LateOptions
+from triton_rerank_build.repository.install import install, measure, staging
+from triton_rerank_build.repository.layout import complete_from_template, template_repository
+from triton_rerank_build.repository.manifest import Manifest, now, read_manifest, tool_versions
+from triton_rerank_build.repository.verify import differences
+from triton_rerank_build.support.extras import require_build_extra
+from triton_rerank_build.support.progress import Steps, logger
+
+if TYPE_CHECKING:
+    from triton_rerank_build.parity.record import Parity
+
+_BYTES = {"fp32": 4, "fp16": 2, "int8": 1}
+# tokenizer.json, 17 MB with XLM-R's 250,000 pieces, and what stays fp32 at int8, 42 MB of bge-reranker-v2-m3.
+_OTHER_BYTES = 100_000_000
+
+
+def export(
+    checkpoint: str,
+    *,
+    repository: str | Path = "model_repository",
+    precision: str = "fp32",
+    max_length: int | None = None,
+    revision: str | None = None,
+    force: bool = False,
+    late_interaction: LateOptions | None = None,
+) -> Manifest:
+    """Export a checkpoint to ONNX, prove it against PyTorch, and install it into a model repository.
+
+    An installation of the same checkpoint, precision and length that is intact is left as it is.
+
+    Args:
+        checkpoint: A local folder, an id on the Hugging Face hub, `demo` or `demo-late`. A ColBERT checkpoint is known
+            by its artifact.metadata, and installed for late interaction.
+        repository: Folder of the Triton model repository; made, with its configuration files, if missing.
+        precision: fp32, fp16 for GPUs, or int8 for CPUs (pairs alone).
+        max_length: Longest pair in tokens, or longest document in late interaction; the checkpoint's limit if None, of
+            pairs at fp16 no more than a GPU of 24 GB holds in a full batch.
+        revision: Branch, tag or commit on the hub.
+        force: Replace a different installation, or one that cannot be read.
+        late_interaction: Take the encoder of any checkpoint for late interaction, with these options.
+
+    Returns:
+        The manifest of what is now installed; a `LateManifest` after an export for late interaction.
+
+    Raises:
+        UnsupportedModelError: The checkpoint is not a one-logit BERT / RoBERTa / XLM-R classifier.
+        ParityError: The graph does not compute what PyTorch computes, or at int8 does not rank as it does; nothing was
+            installed.
+        RepositoryError: Another installation is there and `force` is not given, or the disk is too full.
+        MissingExtraError: The extra `build` is not installed.
+    """
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+    require_build_extra()
+    repository = Path(repository)
+    if repository.exists() and not repository.is_dir():
+        raise RepositoryError(f"{repository} is a file, not a model repository")
+    steps = Steps(6)
+    with steps.step(f"finding the checkpoint {checkpoint}"):
+        source = resolve_checkpoint(checkpoint, revision, late_interaction=late_interaction is not None)
+        length = _max_length(source, precision, max_length)
+        present = None if source.late_interaction else _present(repository, source, precision, length, force)
+    if source.late_interaction:
+        if precision == "int8":
+            raise UnsupportedModelError(f"{checkpoint}: late interaction is exported at fp32 or fp16, not at int8")
+        options = late_interaction or LateOptions()
+        return export_late(LateExport(source, repository, precision, max_length, options, force), steps)
+    if present is not None:
+        logger.info("      %s is installed and intact: nothing to do", checkpoint)
+        return present
+    return _export(source, repository, precision, length, steps)
+
+
+def _max_length(source: Checkpoint, precision: str, asked: int | None) -> int:
+    length = source.resolve_max_length(asked)
+    if source.late_interaction or asked is not None or precision != "fp16" or length <= GPU_MAX_LENGTH:
+        return length
+    logger.info("      up to %d of its %d tokens, for GPUs of 24 GB (--max-length)", GPU_MAX_LENGTH, length)
+    return GPU_MAX_LENGTH
+
+
+def _present(repository: Path, source: Checkpoint, precision: str, max_length: int, force: bool) -> Manifest | None:
+    """The manifest of an intact installation of the same thing; `force` is for another, and for an unreadable one."""
+    try:
+        manifest = read_manifest(repository)
+    except RepositoryError:
+        if not force:
+            raise
+        manifest = None
+    if manifest is None:
+        return None
+    wanted = (source.revision, precision, max_length)
+    if (manifest.revision, manifest.precision, manifest.max_length) != wanted:
+        if force or _is_earlier_demo(manifest, source, precision, max_length):
+            return None
+        raise RepositoryError(
+            f"{repository} holds {manifest.checkpoint} ({manifest.precision}, {manifest.max_length} tokens); "
+            "use --force to replace it"
+        )
+    if manifest.exporter != EXPORTER_VERSION or differences(repository, manifest.artefacts):
+        return None
+    return manifest
+
+
+def _is_earlier_demo(manifest: Manifest, source: Checkpoint, precision: str, max_length: int) -> bool:
+    """Another release's demo differs in its revision alone, and nobody made it."""
+    alike = (manifest.checkpoint, manifest.precision, manifest.max_length) == (source.name, precision, max_length)
+    return alike and source.name == DEMO
+
+
+def _export(source: Checkpoint, repository: Path, precision: str, max_length: int, steps: Steps) -> Manifest:
+    from triton_rerank_build.graphs.tokenizer import check_same_ids, check_vocabulary, load_tokenizer, save_tokenizer
+    from triton_rerank_build.parity.compare import make_batches, prove, reference_logits
+    from triton_rerank_build.parity.texts import HARD_PAIRS, PAIRS
+
+    with steps.step("loading tokenizer and weights"):
+        tokenizer = load_tokenizer(source)
+        check_same_ids(tokenizer, source, [*PAIRS, *HARD_PAIRS])
+        model = load_model(source)
+        check_vocabulary(tokenizer, model.config.vocab_size, source.name)
+        pad_id = model.config.pad_token_id
+        weight_bytes = model.num_parameters() * _BYTES[precision]
+    with staging(repository, weight_bytes + _OTHER_BYTES) as staged:
+        with steps.step("computing the reference logits in PyTorch"):
+            batches = make_batches(tokenizer, max_length, pad_id)
+            expected = reference_logits(model, batches)
+        with steps.step(f"exporting to ONNX, {precision}"):
+            separator_id = tokenizer.post_process(tokenizer.encode("", add_special_tokens=False)).ids[-1]
+            path = export_onnx(model, staged, precision=precision, max_length=max_length, separator_id=separator_id)
+            # Consumed: without this its name would keep what is left of it through the next steps.
+            del model
+            save_tokenizer(tokenizer, staged / TOKENIZER_FILE, max_length=max_length, pad_id=pad_id)
+        with steps.step("comparing the graph with PyTorch"):
+            parity = prove(path, batches, expected, precision)
+            logger.info(
+                "      worst difference %.2g (%s), Kendall's tau %.4f",
+                parity.worst_difference,
+                parity.worst_batch,
+                parity.kendall_tau,
+            )
+        with steps.step(f"installing into {repository}"):
+            manifest = _manifest(source, precision, max_length, parity, staged)
+            complete_from_template(repository, template_repository())
+            install(staged, repository, manifest)
+    return manifest
+
+
+def _manifest(source: Checkpoint, precision: str, max_length: int, parity: "Parity", staged: Path) -> Manifest:
+    return Manifest(
+        checkpoint=source.name,
+        revision=source.revision,
+        family=source.family,
+        precision=precision,
+        max_length=max_length,
+        opset=OPSET,
+        ir_version=IR_VERSION,
+        exporter=EXPORTER_VERSION,
+        parity=parity,
+        artefacts=measure(staged),
+        tools=tool_versions(),
+        created=now(),
+    )

@@ -1,0 +1,1 @@
+"""The networks that are exported, and how they become ONNX files."""

@@ -1,0 +1,40 @@
+"""The encoder of late interaction that is exported: one vector of length 1 for each token.
+
+It is the encoder of `_graph` with every token's last state kept, projected where the checkpoint has a projection.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from triton_rerank_build.graphs.cross_encoder import MASKED, Embeddings, HfModule, Layer
+
+
+class EncoderGraph(nn.Module):
+    """The exported network.
+
+    Args:
+        model: A transformers encoder, fp32; consumed, its weights move over.
+        projection: [dim, hidden], fp32; None if the states themselves are the vectors.
+        dtype: Type of weights and matrix products, `torch.float32` or `torch.float16`.
+    """
+
+    def __init__(self, model: HfModule, projection: Tensor | None, *, dtype: torch.dtype) -> None:
+        super().__init__()
+        config = model.config
+        self.embeddings = Embeddings(model.embeddings, config, None, dtype)
+        self.layers = nn.ModuleList(Layer(layer, config.num_attention_heads, dtype) for layer in model.encoder.layer)
+        # In fp32 at any precision, as is the normalization: small, and the last step.
+        self.projection = None if projection is None else nn.Parameter(projection.t().contiguous(), requires_grad=False)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """[num_rows, length] int32, twice -> [num_rows, length * dim] fp32, the vectors of a row one after another.
+
+        Flat, since Triton's configuration would have to name `dim`, and so would differ from checkpoint to checkpoint.
+        """
+        bias = (1.0 - attention_mask[:, None, None, :].float()) * MASKED
+        hidden = self.embeddings(input_ids, attention_mask)
+        for layer in self.layers:
+            hidden = layer(hidden, hidden, bias)
+        vectors = hidden if self.projection is None else torch.matmul(hidden, self.projection)
+        return functional.normalize(vectors, dim=-1).flatten(1)

@@ -1,0 +1,73 @@
+"""Late interaction in a model repository: where its files lie, and the manifest that says what they are."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from triton_rerank_build.contract import MANIFEST_FILE, MODEL_FILE, TOKENIZER_FILE, WEIGHTS_FILE
+from triton_rerank_build.errors import RepositoryError
+from triton_rerank_build.late_interaction.settings import LateSettings
+from triton_rerank_build.repository.layout import Layout
+from triton_rerank_build.repository.manifest import Manifest
+from triton_rerank_build.repository.verify import check_installation
+from triton_rerank_build.support.extras import require_build_extra
+
+ENCODER = Path("late_encoder") / "1"
+SCORER = Path("late_scorer") / "1"
+TOKENIZER = Path("late_tokenizer") / "1"
+LATE = Layout(
+    "late_interaction",
+    ("late_encoder", "late_interaction", "late_scorer", "late_tokenizer"),
+    (TOKENIZER / TOKENIZER_FILE, ENCODER / WEIGHTS_FILE, ENCODER / MODEL_FILE),
+    (TOKENIZER / MANIFEST_FILE, SCORER / MANIFEST_FILE, ENCODER / MANIFEST_FILE),
+)
+# Not in model_repository/: Triton loads every folder there, and these have nothing to load before an export.
+TEMPLATES = Path(__file__).parent / "models"
+
+
+@dataclass(frozen=True)
+class LateManifest(Manifest):
+    """The record of one export for late interaction; `max_length` is that of a document, `parity` of vectors.
+
+    Attributes:
+        settings: What the served models need to know.
+    """
+
+    settings: LateSettings | None = None
+
+    @classmethod
+    def from_json(cls, text: str) -> "LateManifest":
+        """Parse what `to_json` wrote.
+
+        Raises:
+            RepositoryError: It is no manifest of this format.
+        """
+        manifest = super().from_json(text)
+        if not isinstance(manifest, cls) or not isinstance(manifest.settings, Mapping):
+            raise RepositoryError(f"{MANIFEST_FILE} says nothing of late interaction")
+        content: dict[str, Any] = {**vars(manifest), "settings": LateSettings.from_dict(manifest.settings)}
+        return cls(**content)
+
+
+def read_late_manifest(repository: Path) -> LateManifest | None:
+    """The manifest of a complete installation, None where there is none.
+
+    Raises:
+        RepositoryError: The file is there but cannot be read.
+    """
+    path = repository / LATE.manifests[-1]
+    return LateManifest.from_json(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def verify_late(repository: str | Path = "model_repository") -> LateManifest | None:
+    """As `verify`, of what is installed for late interaction; None if nothing is.
+
+    Raises:
+        RepositoryError: Something changed; the message lists every difference.
+    """
+    require_build_extra()
+    repository = Path(repository)
+    if (manifest := read_late_manifest(repository)) is not None:
+        check_installation(repository, manifest, LATE, repository / ENCODER / MODEL_FILE, ("vectors", (None, None)))
+    return manifest

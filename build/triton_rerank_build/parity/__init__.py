@@ -1,0 +1,1 @@
+"""The proof that an exported graph computes what PyTorch computes."""

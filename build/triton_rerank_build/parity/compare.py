@@ -1,0 +1,257 @@
+"""Prove that an exported graph computes what PyTorch computes.
+
+The reference is transformers' own model in fp32; the graph runs on the CPU. Both get the same token ids: real texts
+in many scripts, alone and in padded batches, from 2 tokens to the model's limit.
+
+Up to 2,048 tokens the graph runs in ONNX Runtime, beyond that in OpenVINO: ONNX Runtime holds the whole matrix of
+attention scores, twice, which is 8.6 GB for 16 heads at 8,192 tokens, while OpenVINO fuses the attention and works
+through it in blocks.
+
+At int8 logits are near and not equal. What must hold is the ranking, in both runtimes, since each quantizes what meets
+the weights in its own way.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from triton_rerank_build.errors import ParityError
+from triton_rerank_build.graphs.onnx import uses_token_types
+from triton_rerank_build.graphs.tokenizer import encode_pair
+from triton_rerank_build.parity.record import Parity
+from triton_rerank_build.parity.texts import HARD_PAIRS, PAIRS
+from triton_rerank_build.support.progress import bar
+
+if TYPE_CHECKING:
+    from tokenizers import Encoding, Tokenizer
+
+    from triton_rerank_build.graphs.cross_encoder import HfModule
+
+TOLERANCE = {"fp32": 1e-4, "fp16": 2e-2}
+# At int8: Kendall's tau of the two orders, and the largest difference in standard deviations of PyTorch's logits. The
+# demo reranker has a tau of 0.98; random weights in the shape of bge-reranker-v2-m3, whose logits hardly differ, 0.88.
+LOWEST_TAU = 0.8
+INT8_DEVIATIONS = 1.0
+# As rerank_openvino has it: with 128 values to a scale the order is kept better than with more; those are 3 % faster.
+INT8_PROPERTIES = {"DYNAMIC_QUANTIZATION_GROUP_SIZE": "128"}
+
+_LONGEST_IN_ONNXRUNTIME = 2048
+_LENGTHS = (2, 3, 16, 33, 128, 512, 2048, 8192)
+_MIXED_LENGTHS = (5, 12, 47, 64, 96, 200)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows that are run together.
+
+    Attributes:
+        name: What is special about them, for messages.
+        input_ids: [num_pairs, length] int32.
+        attention_mask: [num_pairs, length] int32.
+        token_types: [num_pairs, length] int32, for the reference alone.
+    """
+
+    name: str
+    input_ids: npt.NDArray[np.int32]
+    attention_mask: npt.NDArray[np.int32]
+    token_types: npt.NDArray[np.int32]
+
+
+def make_batches(tokenizer: "Tokenizer", max_length: int, pad_id: int) -> list[Batch]:
+    """The rows to compare: every text alone, all together, and lengths from 2 tokens to `max_length`."""
+    pairs = [encode_pair(tokenizer, *pair) for pair in (*PAIRS, *HARD_PAIRS)]
+    pairs = [pair if len(pair) <= max_length else _of_length(tokenizer, 0, max_length) for pair in pairs]
+    batches = [pad(f"pair {index} alone", [pair], pad_id) for index, pair in enumerate(pairs)]
+    batches.append(pad("all pairs in one padded batch", pairs, pad_id))
+    mixed = [length for length in _MIXED_LENGTHS if length <= max_length]
+    rows = [_of_length(tokenizer, index, length) for index, length in enumerate(mixed)]
+    batches.append(pad("a batch of mixed lengths", rows, pad_id))
+    lengths = sorted({length for length in _LENGTHS if length < max_length} | {max_length})
+    batches += [pad(f"{length} tokens", [_of_length(tokenizer, length, length)], pad_id) for length in lengths]
+    return batches
+
+
+def reference_logits(model: "HfModule", batches: Sequence[Batch]) -> list[npt.NDArray[np.float32]]:
+    """[num_pairs, 1] fp32 for each batch, from transformers' forward."""
+    import torch
+
+    results = []
+    with torch.inference_mode():
+        for batch in bar(batches, "PyTorch"):
+            inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
+            if uses_token_types(model):
+                inputs["token_type_ids"] = batch.token_types
+            tensors = {name: torch.from_numpy(array).long() for name, array in inputs.items()}
+            results.append(model(**tensors).logits.numpy())
+    return results
+
+
+def prove(path: Path, batches: Sequence[Batch], expected: Sequence[npt.NDArray[np.float32]], precision: str) -> Parity:
+    """Hold an exported graph against the reference, as its precision demands.
+
+    Raises:
+        ParityError: It is not what it should be.
+    """
+    if precision != "int8":
+        return compare(batches, expected, graph_logits(path, batches), TOLERANCE[precision])
+    short = [place for place, batch in enumerate(batches) if batch.input_ids.shape[1] <= _LONGEST_IN_ONNXRUNTIME]
+    in_openvino = compare_ranking(batches, expected, _run_openvino(path, batches, INT8_PROPERTIES), "OpenVINO")
+    few = [batches[place] for place in short]
+    wanted = [expected[place] for place in short]
+    in_onnxruntime = compare_ranking(few, wanted, _run_onnxruntime(path, few), "ONNX Runtime")
+    worse = max(in_openvino, in_onnxruntime, key=lambda parity: parity.worst_difference)
+    lower = min(in_openvino.kendall_tau, in_onnxruntime.kendall_tau)
+    return replace(worse, num_pairs=in_openvino.num_pairs, longest=in_openvino.longest, kendall_tau=lower)
+
+
+def graph_logits(path: Path, batches: Sequence[Batch]) -> list[npt.NDArray[np.float32]]:
+    """[num_pairs, 1] fp32 for each batch, from the ONNX file."""
+    short = [batch for batch in batches if batch.input_ids.shape[1] <= _LONGEST_IN_ONNXRUNTIME]
+    long = [batch for batch in batches if batch.input_ids.shape[1] > _LONGEST_IN_ONNXRUNTIME]
+    results = iter(_run_onnxruntime(path, short)), iter(_run_openvino(path, long) if long else [])
+    return [next(results[batch.input_ids.shape[1] > _LONGEST_IN_ONNXRUNTIME]) for batch in batches]
+
+
+def _run_onnxruntime(path: Path, batches: Sequence[Batch]) -> list[npt.NDArray[np.float32]]:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    # Repacked weights would be a second copy of the model, for a few runs.
+    options.add_session_config_entry("session.disable_prepacking", "1")
+    # One long row after another: what one leaves in the arena is of no use to the next.
+    options.enable_cpu_mem_arena = False
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return [
+        session.run(None, {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask})[0]
+        for batch in bar(batches, "ONNX Runtime")
+    ]
+
+
+def _run_openvino(
+    path: Path, batches: Sequence[Batch], properties: Mapping[str, str] = MappingProxyType({})
+) -> list[npt.NDArray[np.float32]]:
+    import openvino
+
+    # fp32 is asked for: by itself OpenVINO takes bf16 where the processor has it.
+    model = openvino.Core().compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32", **properties})
+    return [
+        np.array(model({"input_ids": batch.input_ids, "attention_mask": batch.attention_mask})[0])
+        for batch in bar(batches, "OpenVINO")
+    ]
+
+
+def compare(
+    batches: Sequence[Batch],
+    expected: Sequence[npt.NDArray[np.float32]],
+    found: Sequence[npt.NDArray[np.float32]],
+    tolerance: float,
+) -> Parity:
+    """Hold the graph's logits against the reference.
+
+    Raises:
+        ParityError: A logit is off by more than `tolerance` or is no number, a shape is wrong, or two pairs
+            whose logits differ by more than `tolerance` change places.
+    """
+    worst, worst_batch = 0.0, batches[0].name
+    for batch, want, got in zip(batches, expected, found, strict=True):
+        difference = _difference(batch, want, got)
+        # Written so that NaN fails.
+        if not difference <= tolerance:
+            raise ParityError(
+                f"{batch.name}: logits differ from PyTorch by {difference:.3g}, tolerance {tolerance:.3g} "
+                f"(PyTorch {want.ravel()[:4].tolist()}, graph {got.ravel()[:4].tolist()})"
+            )
+        if difference >= worst:
+            worst, worst_batch = difference, batch.name
+    want, got = np.concatenate(expected).ravel(), np.concatenate(found).ravel()
+    if swapped := count_swapped(want, got, tolerance):
+        raise ParityError(f"{swapped} of {len(want) * (len(want) - 1) // 2} couples of pairs change their order")
+    longest = max(batch.input_ids.shape[1] for batch in batches)
+    return Parity(worst, worst_batch, tolerance, len(want), longest, kendall_tau(want, got))
+
+
+def compare_ranking(
+    batches: Sequence[Batch],
+    expected: Sequence[npt.NDArray[np.float32]],
+    found: Sequence[npt.NDArray[np.float32]],
+    runtime: str,
+) -> Parity:
+    """Hold the order of the graph's logits against the reference's: what int8 must keep.
+
+    Args:
+        batches: What was run.
+        expected: PyTorch's logits.
+        found: The graph's.
+        runtime: Where those were computed, for messages.
+
+    Raises:
+        ParityError: The orders have less in common than `LOWEST_TAU`, a logit is off by more than `INT8_DEVIATIONS` or
+            is no number, or a shape is wrong.
+    """
+    differences = [_difference(*row) for row in zip(batches, expected, found, strict=True)]
+    want, got = np.concatenate(expected).ravel(), np.concatenate(found).ravel()
+    tolerance = INT8_DEVIATIONS * float(want.std())
+    place = int(np.argmax(differences))  # NaN counts as the largest
+    tau = kendall_tau(want, got)
+    # Written so that NaN fails.
+    if not (differences[place] <= tolerance and tau >= LOWEST_TAU):
+        raise ParityError(
+            f"int8 in {runtime} ranks otherwise than PyTorch: Kendall's tau {tau:.3f}, wanted {LOWEST_TAU} or more; "
+            f"logits differ by {differences[place]:.3g} ({batches[place].name}), tolerance {tolerance:.3g}"
+        )
+    longest = max(batch.input_ids.shape[1] for batch in batches)
+    return Parity(differences[place], batches[place].name, tolerance, len(want), longest, tau)
+
+
+def _difference(batch: Batch, want: npt.NDArray[np.float32], got: npt.NDArray[np.float32]) -> float:
+    if got.shape != want.shape or got.dtype != want.dtype:
+        raise ParityError(f"{batch.name}: logits are {got.dtype} {got.shape}, expected {want.dtype} {want.shape}")
+    return float(np.abs(got - want).max())
+
+
+def kendall_tau(want: npt.NDArray[np.float32], got: npt.NDArray[np.float32]) -> float:
+    """Kendall's tau over the couples that `want` tells apart; the same pair padded in two ways is no such couple."""
+    apart = want[:, None] - want[None, :] > TOLERANCE["fp32"]
+    order = np.sign(got[:, None] - got[None, :])[apart]
+    return float(order.mean()) if len(order) else 1.0
+
+
+def count_swapped(want: npt.NDArray[np.float32], got: npt.NDArray[np.float32], tolerance: float) -> int:
+    """Couples (i, j) that `want` separates by more than `tolerance` and `got` orders the other way."""
+    apart = want[:, None] - want[None, :] > tolerance
+    return int((apart & (got[:, None] <= got[None, :])).sum())
+
+
+def _of_length(tokenizer: "Tokenizer", index: int, length: int) -> "Encoding":
+    """A pair of exactly `length` tokens, from texts that start at `index`."""
+    query, document = PAIRS[index % len(PAIRS)]
+    special = tokenizer.num_special_tokens_to_add(is_pair=True)
+    if length < special + 2:
+        # Too short for a pair: one text between its special tokens, none at all at length 2.
+        single = tokenizer.encode(query, add_special_tokens=False)
+        single.truncate(max(0, length - tokenizer.num_special_tokens_to_add(is_pair=False)))
+        return tokenizer.post_process(single)
+    text = " ".join([document] + [words for _, words in PAIRS])
+    while len(tokenizer.encode(text, add_special_tokens=False)) < length:
+        text = f"{text} {text}"
+    query_length = min(len(tokenizer.encode(query, add_special_tokens=False)), (length - special) // 2)
+    return encode_pair(tokenizer, query, text, length=length, query_length=query_length)
+
+
+def pad(name: str, rows: Sequence["Encoding"], pad_id: int) -> Batch:
+    """Rows of different lengths as one batch, padded on the right."""
+    length = max(len(row) for row in rows)
+    input_ids = np.full((len(rows), length), pad_id, np.int32)
+    attention_mask = np.zeros((len(rows), length), np.int32)
+    token_types = np.zeros((len(rows), length), np.int32)
+    for index, row in enumerate(rows):
+        input_ids[index, : len(row)] = row.ids
+        attention_mask[index, : len(row)] = 1
+        token_types[index, : len(row)] = row.type_ids
+    return Batch(name, input_ids, attention_mask, token_types)

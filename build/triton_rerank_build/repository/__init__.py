@@ -1,0 +1,1 @@
+"""The Triton model repository: layout, installation, manifest, verification."""

@@ -1,0 +1,150 @@
+"""`manifest.json`: what was installed, what it was made from, and how it was proved.
+
+The same file stands beside the graph and beside the tokenizer, so that either can tell what it belongs to.
+"""
+
+import json
+import platform
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from triton_rerank_build.contract import CROSS_ENCODER, MANIFEST_FILE
+from triton_rerank_build.errors import RepositoryError
+from triton_rerank_build.parity.record import Parity
+from triton_rerank_build.support.files import sha256_file
+
+FORMAT = 2
+
+_TOOLS = ("triton-rerank-build", "torch", "transformers", "onnx", "onnxruntime", "tokenizers")
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """One generated file."""
+
+    bytes: int
+    sha256: str
+
+    @classmethod
+    def of(cls, path: Path) -> "Artefact":
+        """Measure a file."""
+        return cls(path.stat().st_size, sha256_file(path))
+
+
+@dataclass(frozen=True)
+class Engine:
+    """The record of a TensorRT plan that was built from the graph.
+
+    Attributes:
+        profiles: "1x16 64x64 64x112": the smallest, the tuned and the largest shape of each.
+        worst_difference: Of its logits from those of the graph on a CPU.
+        tolerance: What was allowed.
+        num_pairs: Rows that were compared.
+        tensorrt: The release; a plan loads in no other.
+        gpu: The kind of GPU; a plan runs on no other.
+        created: UTC, ISO 8601.
+    """
+
+    profiles: tuple[str, ...]
+    worst_difference: float
+    tolerance: float
+    num_pairs: int
+    tensorrt: str
+    gpu: str
+    created: str
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> "Engine":
+        """From what JSON makes of one."""
+        return cls(**{**content, "profiles": tuple(content["profiles"])})
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The record of one export.
+
+    Attributes:
+        checkpoint: A hub id, `demo`, or the name of a local folder.
+        revision: The hub's commit, or a digest of the checkpoint's files.
+        family: bert, roberta or xlm-roberta.
+        precision: fp32, fp16 or int8.
+        max_length: Longest pair in tokens.
+        opset: Of the graph's operators.
+        ir_version: Of the ONNX file.
+        exporter: `EXPORTER_VERSION` of the release that made the graph. A later one may make a better graph of the
+            same weights; an earlier one stays valid for `verify` and `serve`.
+        parity: The proof.
+        artefacts: By path inside the repository, "cross_encoder/1/model.onnx".
+        tools: Versions of what made it, by distribution name.
+        created: UTC, ISO 8601.
+        engine: The plan that `engine` made of the graph; None before.
+    """
+
+    checkpoint: str
+    revision: str
+    family: str
+    precision: str
+    max_length: int
+    opset: int
+    ir_version: int
+    exporter: int
+    parity: Parity
+    artefacts: Mapping[str, Artefact]
+    tools: Mapping[str, str]
+    created: str
+    engine: Engine | None = None
+
+    def to_json(self) -> str:
+        """The text of `manifest.json`."""
+        return json.dumps({"format": FORMAT, **asdict(self)}, indent=2, ensure_ascii=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> "Manifest":
+        """Parse what `to_json` wrote.
+
+        Raises:
+            RepositoryError: It is no manifest of this format.
+        """
+        try:
+            content: dict[str, Any] = json.loads(text)
+            if (found := content.pop("format")) != FORMAT:
+                raise RepositoryError(f"{MANIFEST_FILE} has format {found}; this version reads {FORMAT}")
+            if isinstance(content["exporter"], str):  # release 0.1.0 wrote a digest of its source text
+                content["exporter"] = 1
+            content["parity"] = Parity(**content["parity"])
+            content["artefacts"] = {name: Artefact(**entry) for name, entry in content["artefacts"].items()}
+            if content.get("engine") is not None:
+                content["engine"] = Engine.from_dict(content["engine"])
+            return cls(**content)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise RepositoryError(f"{MANIFEST_FILE} cannot be read: {error!r}") from error
+
+
+def tool_versions() -> dict[str, str]:
+    """Versions of everything that has a say in the result."""
+    versions = {"python": platform.python_version()}
+    for name in _TOOLS:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            versions[name] = "unknown"
+    return versions
+
+
+def now() -> str:
+    """The present, as `Manifest.created` wants it."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+def read_manifest(repository: Path) -> Manifest | None:
+    """The manifest of a complete installation, None where there is none.
+
+    Raises:
+        RepositoryError: The file is there but cannot be read.
+    """
+    path = repository / CROSS_ENCODER / MANIFEST_FILE
+    return Manifest.from_json(path.read_text(encoding="utf-8")) if path.is_file() else None

@@ -1,0 +1,1 @@
+"""The laptop server: tritonserver from PyPI, supervised, with this project's backends."""

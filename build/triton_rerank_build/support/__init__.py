@@ -1,0 +1,1 @@
+"""Small tools that every part uses: files, progress, optional dependencies."""

@@ -1,0 +1,252 @@
+"""The client for asyncio: what `BaseClient` decides, said over grpc.aio."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from contextlib import aclosing
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from triton_rerank.base import READY_PAIR, BaseClient, Call, Job
+from triton_rerank.errors import RequestCancelledError, RerankError
+from triton_rerank.ranking.score import ScoreJob
+from triton_rerank.ranking.validation import check_int, check_many
+from triton_rerank.transport.exchange import Attempt
+from triton_rerank.transport.untyped import Channel, Message, Rpc, Stub
+from triton_rerank.types import DocumentLike, LongDocuments, ModelInfo, RerankResponse, TextFrom
+
+if TYPE_CHECKING:
+    from triton_rerank.transport.messages import Request
+
+
+class AsyncRerankClient(BaseClient):
+    """`RerankClient` for asyncio: the same arguments, methods and errors, awaited.
+
+    Use one in one event loop. Connections open with the first call, in the loop that runs then; when that
+    loop was closed, they open anew in the next. Cancelling a call cancels its requests on the server.
+    """
+
+    _stubs: list[Stub] | None = None
+    _channels: tuple[Channel, ...] = ()
+    _loop: asyncio.AbstractEventLoop | None = None
+    _pid = 0
+
+    async def rerank(
+        self,
+        query: str,
+        documents: Iterable[DocumentLike],
+        *,
+        top_n: int | None = None,
+        max_length: int | None = None,
+        query_max_length: int | None = None,
+        min_relevance_score: float | None = None,
+        long_documents: LongDocuments = "truncate",
+        text_from: TextFrom | None = None,
+        priority: int | None = None,
+        timeout: float | None = None,
+    ) -> RerankResponse:
+        """Order `documents` by relevance to `query`: see `RerankClient.rerank`."""
+        with self._call("rerank", timeout) as call:
+            job = self._rerank_job(
+                query,
+                documents,
+                top_n=top_n,
+                max_length=max_length,
+                query_max_length=query_max_length,
+                min_relevance_score=min_relevance_score,
+                long_documents=long_documents,
+                text_from=text_from,
+                priority=priority,
+            )
+            if not job.empty:
+                await self._learn(call, info=job.needs_info)
+                await self._run(job, call)
+            return self._response(job, call)
+
+    async def rerank_many(
+        self,
+        searches: Iterable[tuple[str, Iterable[DocumentLike]]],
+        *,
+        top_n: int | None = None,
+        max_length: int | None = None,
+        query_max_length: int | None = None,
+        min_relevance_score: float | None = None,
+        long_documents: LongDocuments = "truncate",
+        text_from: TextFrom | None = None,
+        priority: int | None = None,
+        timeout: float | None = None,
+        concurrency: int = 8,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> list[RerankResponse]:
+        """Rerank the documents of many queries, several at a time: see `RerankClient.rerank_many`."""
+        todo = check_many(searches, "searches", "(query, documents) pairs", limit=None)
+        workers = check_int(concurrency, "concurrency", at_least=1, remedy="pass 1 or more")
+        responses: dict[int, RerankResponse] = {}
+        waiting = iter(enumerate(todo))
+        done = 0
+
+        async def work() -> None:
+            nonlocal done
+            for place, (query, documents) in waiting:
+                responses[place] = await self.rerank(
+                    query,
+                    documents,
+                    top_n=top_n,
+                    max_length=max_length,
+                    query_max_length=query_max_length,
+                    min_relevance_score=min_relevance_score,
+                    long_documents=long_documents,
+                    text_from=text_from,
+                    priority=priority,
+                    timeout=timeout,
+                )
+                done += 1
+                if progress is not None:
+                    progress(done, len(todo))
+
+        tasks = [asyncio.ensure_future(work()) for _ in range(min(workers, len(todo)))]
+        try:
+            await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        return [responses[place] for place in range(len(todo))]
+
+    async def score(
+        self,
+        pairs: Iterable[tuple[str, str]],
+        *,
+        normalize: bool = True,
+        max_length: int | None = None,
+        query_max_length: int | None = None,
+        priority: int | None = None,
+        timeout: float | None = None,
+    ) -> list[float]:
+        """Score (query, document) pairs in their order: see `RerankClient.score`."""
+        with self._call("score", timeout) as call:
+            job = ScoreJob(pairs, max_length, query_max_length, priority)
+            if job.logits:
+                await self._learn(call, info=job.needs_info)
+                await self._run(job, call)
+            return self._scores_of(job, normalize)
+
+    async def model_info(self, *, timeout: float | None = None) -> ModelInfo:
+        """What the server says of the model: see `RerankClient.model_info`."""
+        with self._call("model_info", timeout) as call:
+            await self._learn(call, info=True)
+            return self._known_info()
+
+    async def is_ready(self, *, timeout: float | None = None) -> bool:
+        """Whether a real pair is scored: see `RerankClient.is_ready`."""
+        try:
+            await self.score([READY_PAIR], timeout=timeout)
+        except RerankError:
+            return False
+        return True
+
+    async def close(self) -> None:
+        """Close the connections. Calls under way in other tasks end with RequestCancelledError."""
+        self._closed = True
+        channels, self._channels, self._stubs = self._channels, (), None
+        if self._loop is asyncio.get_running_loop():
+            for channel in channels:
+                await channel.close()
+
+    async def __aenter__(self) -> AsyncRerankClient:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def _run(self, job: Job, call: Call) -> None:
+        """Send a job's rounds until it has no more rows to score."""
+        self._check_priority(job)
+        while parts := job.next_round(self._limits()):
+            async with aclosing(self._ask(self._requests(job, parts), call)) as answers:
+                async for attempt, response in answers:
+                    job.take(parts[attempt.place], self._scores(response, parts[attempt.place], attempt))
+                    call.begun = True
+
+    async def _learn(self, call: Call, *, info: bool = False) -> None:
+        """Ask the server, once in the client's life, for its limits."""
+        if self._config is None:
+            self._config = (await self._ask_one(self._messages.config_request(self.model), call)).config
+        if info and self._info is None:
+            steps = self._messages.steps_of(self._config)
+            configs = [(await self._ask_one(self._messages.config_request(step), call)).config for step in steps]
+            if encoder := self._messages.encoder_of(configs[-1]):
+                configs.append((await self._ask_one(self._messages.config_request(encoder), call)).config)
+            about = await self._ask_one(self._info_request(steps[0]), call)
+            self._info = self._model_info(about, configs)
+
+    async def _ask_one(self, request: Request, call: Call) -> Message:
+        async with aclosing(self._ask([request], call)) as answers:
+            _, response = await anext(answers)
+            return response
+
+    async def _ask(self, requests: Sequence[Request], call: Call) -> AsyncGenerator[tuple[Attempt, Message], None]:
+        """Send requests together and yield each with its answer as it comes. The end cancels the rest."""
+        stubs = await self._open()
+        exchange = self._exchange(requests, call)
+        running: dict[Rpc, Attempt] = {}
+        finished: asyncio.Queue[Rpc] = asyncio.Queue()
+        try:
+            while not exchange.finished:
+                for attempt in exchange.due(time.monotonic()):
+                    rpc = self._send(stubs[attempt.server], requests[attempt.place], call, attempt)
+                    running[rpc] = attempt
+                    rpc.add_done_callback(finished.put_nowait)
+                waited_from = time.monotonic()
+                try:
+                    rpc = await _next(finished, exchange.wait_s(waited_from))
+                except asyncio.TimeoutError:
+                    continue
+                finally:
+                    call.server_s += time.monotonic() - waited_from
+                attempt = running.pop(rpc)
+                try:
+                    response = await rpc
+                except self._messages.RpcError as error:
+                    self._failed(exchange, attempt, error)
+                except asyncio.CancelledError as error:
+                    if not self._closed:
+                        raise
+                    raise RequestCancelledError("the client was closed during the call") from error
+                else:
+                    exchange.answered(attempt)
+                    yield attempt, response
+        finally:
+            call.num_sent += exchange.num_sent
+            for rpc in running:
+                rpc.cancel()
+
+    def _send(self, stub: Stub, request: Request, call: Call, attempt: Attempt) -> Rpc:
+        return getattr(stub, request.method)(**self._arguments(request, call, begun=attempt.begun))
+
+    async def _open(self) -> list[Stub]:
+        """Channels to all servers, made once in this event loop."""
+        loop = asyncio.get_running_loop()
+        if self._stubs is None or self._loop is not loop:
+            if self._closed:
+                raise RequestCancelledError("the client was closed during the call")
+            if self._loop is not None and not self._loop.is_closed():
+                raise RuntimeError("the client belongs to another event loop that is still open; make one in each")
+            opened = [self._messages.async_stub(url, self._tls, self._compression) for url in self._servers.urls]
+            self._channels = tuple(channel for channel, _ in opened)
+            self._stubs = [stub for _, stub in opened]
+            self._loop, self._pid = loop, os.getpid()
+        if self._pid != os.getpid():
+            raise RuntimeError("the client was used before this process was forked; make one in the child")
+        return self._stubs
+
+
+async def _next(finished: asyncio.Queue[Rpc], wait_s: float | None) -> Rpc:
+    if wait_s is None:
+        return await finished.get()
+    return await asyncio.wait_for(finished.get(), wait_s)

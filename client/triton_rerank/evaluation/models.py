@@ -1,0 +1,153 @@
+"""Several models on the same candidates: one table, their fusion, and what their differences are worth."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from statistics import fmean, median
+from typing import Any
+
+from triton_rerank.evaluation.collections import Collection
+from triton_rerank.evaluation.journal import Reranked
+from triton_rerank.evaluation.measures import Measured, measure
+from triton_rerank.evaluation.report import Comparison, compare, comparison_lines
+from triton_rerank.evaluation.trec import Run, fuse
+
+FIRST_STAGE, FUSED = "first stage", "fused"
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """The candidates that every model ranks: what no order of them can find is lost before."""
+
+    num_documents: int
+    """Of the collection, as far as it was read."""
+    smallest: int
+    median: float
+    largest: int
+    recall: float
+    """Mean share of a query's relevant documents that are among its candidates."""
+
+    def sentence(self) -> str:
+        """What a reader of the table must know first."""
+        sizes = f"{self.smallest} to {self.largest}" if self.smallest != self.largest else str(self.largest)
+        return (
+            f"pool: {sizes} candidates of a query (median {self.median:g}) out of {self.num_documents:,} documents; "
+            f"they hold {self.recall:.1%} of the relevant ones, which is the most that R@N can be for any order of them"
+        )
+
+
+def pool_of(collection: Collection, first_stage: Run) -> Pool:
+    """Sizes of the candidate lists, and how many of the relevant documents they hold."""
+    sizes = [len(first_stage.get(query_id, {})) for query_id in collection.queries]
+    shares = []
+    for query_id, judged in collection.qrels.items():
+        relevant = {doc_id for doc_id, relevance in judged.items() if relevance > 0}
+        if relevant:
+            shares.append(len(relevant & first_stage.get(query_id, {}).keys()) / len(relevant))
+    recall = fmean(shares) if shares else 0.0
+    return Pool(len(collection.documents), min(sizes), float(median(sizes)), max(sizes), recall)
+
+
+@dataclass(frozen=True, slots=True)
+class System:
+    """One model's results."""
+
+    model: Mapping[str, Any]
+    """What the server says of it."""
+    measured: Measured
+    results: tuple[Reranked, ...]
+
+    def fields(self) -> dict[str, Any]:
+        """Means, times and counts, ready for JSON."""
+        seconds = sorted(reranked.total_s for reranked in self.results)
+        return {
+            "mean": self.measured.mean,
+            "model": dict(self.model),
+            "num_truncated": sum(reranked.num_truncated for reranked in self.results),
+            "query_s": {"mean": fmean(seconds), "median": median(seconds)},
+            "pairs_per_s": sum(len(reranked.scores) for reranked in self.results) / max(1e-9, sum(seconds)),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class ModelsEvaluation:
+    """Models on one collection."""
+
+    pool: Pool
+    depth: int | None
+    first_stage: Measured
+    systems: dict[str, System]
+    fused: Measured
+    """Reciprocal-rank fusion of the models, without the first stage."""
+    against_first: dict[str, Comparison]
+    """Each further model against the first one."""
+
+    def summary(self) -> dict[str, Any]:
+        """Everything but the values of single queries, ready for JSON."""
+        first = next(iter(self.systems))
+        return {
+            "num_queries": len(self.systems[first].results),
+            "depth": self.depth,
+            "pool": asdict(self.pool),
+            "systems": {
+                FIRST_STAGE: {"mean": self.first_stage.mean},
+                **{name: system.fields() for name, system in self.systems.items()},
+                FUSED: {"mean": self.fused.mean},
+            },
+            "differences": {
+                f"{name} less {first}": {measure: asdict(change) for measure, change in found.differences.items()}
+                for name, found in self.against_first.items()
+            },
+        }
+
+    def table(self) -> str:
+        """Systems in rows, measures in columns; then the differences between models."""
+        summary = self.summary()
+        names = list(self.first_stage.mean)
+        width = max(map(len, summary["systems"]))
+        lines = [
+            f"{summary['num_queries']} queries; {self.pool.sentence()}",
+            f"{'':{width}}  {'  '.join(f'{name:>9}' for name in names)}  ms/query  pairs/s",
+        ]
+        for name, fields in summary["systems"].items():
+            means = "  ".join(f"{fields['mean'][measure]:9.4f}" for measure in names)
+            times = (
+                f"  {fields['query_s']['mean'] * 1e3:8.0f}  {fields['pairs_per_s']:7.0f}" if "query_s" in fields else ""
+            )
+            lines.append(f"{name:{width}}  {means}{times}")
+        first = next(iter(self.systems))
+        for name, found in self.against_first.items():
+            lines += ["", *comparison_lines(found, (first, name))]
+        return "\n".join(lines)
+
+
+def evaluate_models(
+    names: Sequence[str],
+    collection: Collection,
+    first_stage: Run,
+    results: Mapping[str, tuple[Mapping[str, Any], Sequence[Reranked]]],
+    depth: int | None,
+) -> ModelsEvaluation:
+    """Measure what several models made of the same first stage.
+
+    Args:
+        names: Measures, from `check_measures`.
+        collection: Gives the judgements.
+        first_stage: The candidates.
+        results: model -> what the server says of it, and its scores.
+        depth: Candidates taken for a query; None for all.
+    """
+    runs = {name: {reranked.query_id: reranked.scores for reranked in found} for name, (_, found) in results.items()}
+    first, *others = runs
+    return ModelsEvaluation(
+        pool=pool_of(collection, first_stage),
+        depth=depth,
+        first_stage=measure(names, collection.qrels, first_stage),
+        systems={
+            name: System(about, measure(names, collection.qrels, runs[name]), tuple(found))
+            for name, (about, found) in results.items()
+        },
+        fused=measure(names, collection.qrels, fuse(list(runs.values()))),
+        against_first={name: compare(names, collection.qrels, runs[first], runs[name]) for name in others},
+    )

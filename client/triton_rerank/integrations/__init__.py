@@ -1,0 +1,1 @@
+"""What the adapters for LangChain, LlamaIndex and Haystack share: clients and settings."""

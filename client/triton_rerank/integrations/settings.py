@@ -1,0 +1,105 @@
+"""Settings of the adapters whose framework builds its components on pydantic: LangChain and LlamaIndex."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, field_serializer
+
+from triton_rerank.async_client import AsyncRerankClient
+from triton_rerank.client import RerankClient
+from triton_rerank.integrations.clients import Clients, tls_to_dict
+from triton_rerank.transport.connection import TLS
+
+Self = TypeVar("Self", bound="RerankSettings")
+
+
+class RerankSettings(BaseModel):
+    """Where the server is and what a call asks of it: the arguments of `RerankClient` and its `rerank`.
+
+    Connections open with the first call and are kept; where the server is can't be changed after that.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    url: str | list[str] = "localhost:8001"
+    """"host:port" of Triton's gRPC endpoint, several of them, or "dns:///name:port"."""
+    model: str = "reranker"
+    """Name of the ensemble in Triton."""
+    top_n: int | None = Field(default=None, ge=1)
+    """How many documents to return; all of them if None."""
+    max_length: int | None = Field(default=None, ge=1)
+    """Tokens of a query and document together after truncation; the server's default if None."""
+    query_max_length: int | None = Field(default=None, ge=1)
+    """Tokens of the query after truncation; three quarters of `max_length` if None."""
+    min_relevance_score: float | None = Field(default=None, ge=0, le=1)
+    """Leave out documents below it, before `top_n` is taken."""
+    long_documents: Literal["truncate", "chunk"] = "truncate"
+    """Whether a document beyond `max_length` is cut off, or scored in parts."""
+    priority: int | None = Field(default=None, ge=1)
+    """Whose turn is next where requests wait at the server, 1 the first; the server's default if None."""
+    timeout: float | None = Field(default=60.0, gt=0)
+    """Seconds for a whole call, retries included; None for no end."""
+    max_retries: int = Field(default=2, ge=0)
+    """How often a request may be sent again to a server that is overloaded or gone."""
+    request_size: int = Field(default=32, ge=1)
+    """Pairs in one request at most."""
+    tls: bool | TLS = False
+    """True for the system's roots, or a `TLS`. Serialized are paths alone, never PEM given as bytes."""
+    metadata: dict[str, SecretStr] | Callable[[], Mapping[str, str]] | None = Field(default=None, exclude=True)
+    """gRPC metadata such as {"authorization": "Bearer ..."}, or a function that returns it. It is left out of
+    dictionaries and JSON: give it again to a component that was loaded."""
+    compression: Literal["gzip", "deflate"] | None = None
+    """How messages to the server are packed."""
+
+    _clients: Clients = PrivateAttr(default_factory=Clients)
+
+    def close(self) -> None:
+        """Close the connections of synchronous calls. A later call opens new ones."""
+        self._clients.close()
+
+    async def aclose(self) -> None:
+        """Close the connections of synchronous calls and those of this event loop."""
+        await self._clients.aclose()
+
+    def __copy__(self: Self) -> Self:
+        copied = super().__copy__()
+        copied._clients = Clients()  # a copy may be told of another server
+        return copied
+
+    @field_serializer("tls")
+    def _tls_paths(self, tls: bool | TLS) -> dict[str, str] | bool:
+        return tls_to_dict(tls)
+
+    def _client(self) -> RerankClient:
+        return self._clients.get(self._connection)
+
+    def _async_client(self) -> AsyncRerankClient:
+        return self._clients.get_async(self._connection)
+
+    def _connection(self) -> dict[str, Any]:
+        metadata: Any = self.metadata
+        if isinstance(metadata, dict):
+            metadata = {key: secret.get_secret_value() for key, secret in metadata.items()}
+        return {
+            "url": self.url,
+            "model": self.model,
+            "timeout": None,  # each call brings its own
+            "max_retries": self.max_retries,
+            "request_size": self.request_size,
+            "tls": self.tls,
+            "metadata": metadata,
+            "compression": self.compression,
+        }
+
+    def _options(self) -> dict[str, Any]:
+        return {
+            "top_n": self.top_n,
+            "max_length": self.max_length,
+            "query_max_length": self.query_max_length,
+            "min_relevance_score": self.min_relevance_score,
+            "long_documents": self.long_documents,
+            "priority": self.priority,
+            "timeout": self.timeout,
+        }

@@ -1,0 +1,231 @@
+"""What `rerank` computes, apart from talking: rows out, scores in, the ordered results at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from triton_rerank.errors import InvalidRequestError
+from triton_rerank.ranking.batching import Limits, Part, Scores, cut_rows, estimate_tokens, parameters
+from triton_rerank.ranking.chunking import count_parts, split
+from triton_rerank.ranking.documents import text_reader
+from triton_rerank.ranking.relevance import Relevance
+from triton_rerank.ranking.validation import (
+    MAX_DOCUMENTS,
+    check_length,
+    check_many,
+    check_priority,
+    check_query,
+    check_relevance_score,
+    check_top_n,
+    encode_text,
+)
+from triton_rerank.types import Chunk, DocumentLike, LongDocuments, RerankResult, TextFrom, Usage
+
+SIGMOID = Relevance()
+
+_SPECIAL_TOKENS = 4  # <s> query </s></s> document </s>
+_SMALLEST_PART = 8  # characters; a part below it is left truncated
+_FILL = 0.9  # of the room for document tokens that a part aims at: estimates err
+_SURELY_LONG = 1.3  # times the room, from which on a document is cut before the server has seen it
+
+
+@dataclass(frozen=True, slots=True)
+class RerankOptions:
+    """Checked options of one rerank call."""
+
+    top_n: int | None
+    max_length: int | None
+    query_max_length: int | None
+    min_relevance_score: float | None
+    long_documents: LongDocuments
+    priority: int | None
+
+    @classmethod
+    def check(
+        cls,
+        *,
+        top_n: object,
+        max_length: object,
+        query_max_length: object,
+        min_relevance_score: object,
+        long_documents: LongDocuments,
+        priority: object,
+    ) -> RerankOptions:
+        """The options, or InvalidRequestError for the first one that cannot be used."""
+        if long_documents not in ("truncate", "chunk"):
+            raise InvalidRequestError(f'long_documents is {long_documents!r}; pass "truncate" or "chunk"')
+        return cls(
+            top_n=check_top_n(top_n),
+            max_length=check_length(max_length, "max_length"),
+            query_max_length=check_length(query_max_length, "query_max_length"),
+            min_relevance_score=check_relevance_score(min_relevance_score),
+            long_documents=long_documents,
+            priority=check_priority(priority),
+        )
+
+
+@dataclass(slots=True)
+class _Piece:
+    """A document, or a part of one, as a row."""
+
+    document: int
+    start: int
+    end: int
+    logit: float = 0.0
+    num_tokens: int = 0
+    truncated: bool = False
+    replaced: bool = False
+    """Whether smaller parts stand in for it."""
+
+
+class RerankJob:
+    """One query against documents; long documents in parts if asked for."""
+
+    def __init__(
+        self,
+        query: str,
+        documents: Iterable[DocumentLike],
+        text_from: TextFrom | None,
+        options: RerankOptions,
+    ) -> None:
+        self._options = options
+        self._query = encode_text(check_query(query), "query")
+        self._documents: list[DocumentLike] = check_many(documents, "documents", "documents")
+        text_of = text_reader(text_from)
+        self._texts = [text_of(document, f"documents[{place}]") for place, document in enumerate(self._documents)]
+        self._encoded = [encode_text(text, f"documents[{place}]") for place, text in enumerate(self._texts)]
+        self._pieces: list[_Piece] = []
+        self._new: list[_Piece] = []
+        self._started = False
+
+    @property
+    def parameters(self) -> dict[str, int]:
+        """Request parameters; what is not given is not sent, so that the server's defaults hold."""
+        options = self._options
+        return parameters(options.max_length, options.query_max_length, options.priority)
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is nothing to ask."""
+        return not self._documents
+
+    @property
+    def needs_info(self) -> bool:
+        """Whether the server must be asked first: for the length to cut parts to, or for its priorities."""
+        needs_length = self._options.long_documents == "chunk" and self._options.max_length is None
+        return needs_length or self._options.priority is not None
+
+    def next_round(self, limits: Limits) -> list[Part]:
+        """The rows to score next; nothing when all is done.
+
+        Truncating takes one round. Parts take more where the server says that one was still truncated: it is
+        cut again, so that in the end no token of a document went unread.
+        """
+        if not self._started:
+            self._started = True
+            self._new = self._first_pieces(limits)
+        else:
+            self._new = self._smaller_pieces(limits)
+        if len(self._pieces) + len(self._new) > MAX_DOCUMENTS and self._options.long_documents == "chunk":
+            raise InvalidRequestError(
+                f"the documents make more than {MAX_DOCUMENTS:,} parts; pass fewer, a larger max_length, or "
+                'long_documents="truncate"'
+            )
+        self._pieces += self._new
+        return cut_rows(self._query, [self._bytes_of(piece) for piece in self._new], limits.rows)
+
+    def take(self, part: Part, scores: Scores) -> None:
+        """Put a part's answer into its places."""
+        new = self._new
+        for row, logit, num_tokens, truncated in zip(
+            part.rows, scores.logits, scores.num_tokens, scores.truncated, strict=True
+        ):
+            piece = new[row]
+            piece.logit, piece.num_tokens, piece.truncated = logit, num_tokens, bool(truncated)
+
+    def results(self, relevance: Relevance = SIGMOID) -> tuple[RerankResult, ...]:
+        """The documents by descending logit; equal logits keep the caller's order.
+
+        Args:
+            relevance: Makes a relevance score of a logit.
+        """
+        kept = [piece for piece in self._pieces if not piece.replaced]
+        parts: dict[int, list[_Piece]] = {}
+        if len(kept) > len(self._documents):  # some were cut
+            for piece in kept:
+                parts.setdefault(piece.document, []).append(piece)
+            kept = [max(parts[document], key=_logit_of) for document in range(len(self._documents))]
+        kept.sort(key=_logit_of, reverse=True)  # stable; raw logits: relevance scores tie at their ends
+        if self._options.min_relevance_score is not None:
+            kept = [piece for piece in kept if relevance(piece.logit) >= self._options.min_relevance_score]
+        return tuple(
+            self._result(piece, rank, parts.get(piece.document, ()), relevance)
+            for rank, piece in enumerate(kept[: self._options.top_n], start=1)
+        )
+
+    def usage(self) -> Usage:
+        """Totals of the call."""
+        cut = {piece.document for piece in self._pieces if piece.truncated and not piece.replaced}
+        return Usage(len(self._documents), len(self._pieces), sum(p.num_tokens for p in self._pieces), len(cut))
+
+    def _result(self, best: _Piece, rank: int, parts: Sequence[_Piece], relevance: Relevance) -> RerankResult:
+        text, chunk, num_tokens, truncated = self._texts[best.document], None, best.num_tokens, best.truncated
+        if len(parts) > 1:
+            index = sum(piece.start < best.start for piece in parts)
+            chunk = Chunk(text[best.start : best.end], best.start, best.end, index, len(parts))
+            num_tokens = sum(piece.num_tokens for piece in parts)
+            truncated = any(piece.truncated for piece in parts)
+        return RerankResult(
+            index=best.document,
+            rank=rank,
+            relevance_score=relevance(best.logit),
+            logit=best.logit,
+            document=self._documents[best.document],
+            text=text,
+            num_tokens=num_tokens,
+            truncated=truncated,
+            chunk=chunk,
+        )
+
+    def _bytes_of(self, piece: _Piece) -> bytes:
+        encoded = self._encoded[piece.document]
+        text = self._texts[piece.document]
+        return encoded if piece.end - piece.start == len(text) else text[piece.start : piece.end].encode()
+
+    def _room(self, limits: Limits) -> float:
+        """Tokens of the document that a part should hold."""
+        length = self._options.max_length or limits.default_max_length
+        query = estimate_tokens(self._query)
+        if self._options.query_max_length is not None:
+            query = min(query, self._options.query_max_length)
+        # The server cuts the query to three quarters of max_length, so a quarter is always left.
+        return max(length - query - _SPECIAL_TOKENS, length / 4 - _SPECIAL_TOKENS, 1.0) * _FILL
+
+    def _first_pieces(self, limits: Limits) -> list[_Piece]:
+        if self._options.long_documents == "truncate":
+            return [_Piece(document, 0, len(text)) for document, text in enumerate(self._texts)]
+        room, pieces = self._room(limits), []
+        for document, text in enumerate(self._texts):
+            tokens = estimate_tokens(self._encoded[document])
+            count = count_parts(tokens, room) if tokens > room * _SURELY_LONG else 1
+            pieces += [_Piece(document, start, end) for start, end in split(text, 0, len(text), count)]
+        return pieces
+
+    def _smaller_pieces(self, limits: Limits) -> list[_Piece]:
+        if self._options.long_documents == "truncate":
+            return []
+        length, room = self._options.max_length or limits.default_max_length, self._room(limits)
+        pieces = []
+        for piece in self._new:
+            # A row below max_length lost tokens of its query alone: cutting the document would not help.
+            if piece.truncated and piece.num_tokens >= length and piece.end - piece.start > _SMALLEST_PART:
+                count = max(2, count_parts(estimate_tokens(self._bytes_of(piece)), room))
+                spans = split(self._texts[piece.document], piece.start, piece.end, count)
+                pieces += [_Piece(piece.document, start, end) for start, end in spans]
+                piece.replaced = True
+        return pieces
+
+
+def _logit_of(piece: _Piece) -> float:
+    return piece.logit

@@ -1,0 +1,55 @@
+"""What `score` computes, apart from talking: pairs out, logits in."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from triton_rerank.errors import InvalidRequestError
+from triton_rerank.ranking.batching import Limits, Part, Scores, cut_rows, parameters
+from triton_rerank.ranking.validation import check_length, check_many, check_priority, check_query, encode_text, kind_of
+
+
+class ScoreJob:
+    """Logits of pairs, in their order."""
+
+    def __init__(
+        self, pairs: Iterable[Any], max_length: object = None, query_max_length: object = None, priority: object = None
+    ) -> None:
+        self.parameters = parameters(
+            check_length(max_length, "max_length"),
+            check_length(query_max_length, "query_max_length"),
+            check_priority(priority),
+        )
+        self.needs_info = priority is not None  # its priorities
+        checked = [
+            _check_pair(pair, place) for place, pair in enumerate(check_many(pairs, "pairs", "pairs", limit=None))
+        ]
+        self._queries = [query for query, _ in checked]
+        self._documents = [document for _, document in checked]
+        self._sent = False
+        self.logits = array("f", bytes(4 * len(checked)))
+
+    def next_round(self, limits: Limits) -> list[Part]:
+        """All pairs the first time, nothing after."""
+        if self._sent:
+            return []
+        self._sent = True
+        return cut_rows(self._queries, self._documents, limits.rows, "pairs")
+
+    def take(self, part: Part, scores: Scores) -> None:
+        """Put a part's logits into their places."""
+        for row, logit in zip(part.rows, scores.logits, strict=True):
+            self.logits[row] = logit
+
+
+def _check_pair(pair: object, place: int) -> tuple[bytes, bytes]:
+    name = f"pairs[{place}]"
+    if not isinstance(pair, Sequence) or isinstance(pair, (str, bytes)) or len(pair) != 2:
+        raise InvalidRequestError(f"{name} is not a pair (got {kind_of(pair)}); pass (query, document)")
+    query, document = pair
+    check_query(query, f"{name}[0]")
+    if not isinstance(document, str):
+        raise InvalidRequestError(f"{name}[1] is not text (got {kind_of(document)}); pass a str")
+    return encode_text(query, f"{name}[0]"), encode_text(document, f"{name}[1]")

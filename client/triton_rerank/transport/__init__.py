@@ -1,0 +1,1 @@
+"""How a call talks to Triton over gRPC: connections, messages, retries, choice of server, tracing."""

@@ -1,0 +1,118 @@
+"""From Triton's answer to numbers: names, types, shapes and values, checked against the tensor contract."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from array import array
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from triton_rerank.errors import UnexpectedResponseError
+from triton_rerank.ranking.batching import Scores
+from triton_rerank.transport.untyped import Message
+from triton_rerank.types import ModelInfo
+
+# Other backends are named after their runtime.
+_RUNTIMES = {"rerank_openvino": "openvino", "encode_openvino": "openvino"}
+_ITEM = {"FP32": ("f", 4), "INT32": ("i", 4), "BOOL": ("b", 1)}
+
+
+def read_scores(response: Message, num_pairs: int) -> Scores:
+    """The three output tensors of a ModelInferResponse.
+
+    Raises:
+        UnexpectedResponseError: A tensor is missing, has another type or shape, or a logit is no finite
+            number.
+    """
+    logits = _column(response, "logits", "FP32", num_pairs)
+    if not all(map(math.isfinite, logits)):
+        row = next(row for row, logit in enumerate(logits) if not math.isfinite(logit))
+        raise UnexpectedResponseError(
+            f"logits[{row}] of {num_pairs} is {logits[row]}: the model computes no number for this pair; "
+            "an fp16 model may overflow, try a build of higher precision"
+        )
+    num_tokens = _column(response, "num_tokens", "INT32", num_pairs)
+    return Scores(logits, num_tokens, _column(response, "truncated", "BOOL", num_pairs))
+
+
+def read_json(response: Message, name: str) -> dict[str, Any]:
+    """The first row of a BYTES tensor that holds a JSON object."""
+    output, raw = _find(response, name)
+    length = int.from_bytes(raw[:4], "little")
+    if output.datatype != "BYTES" or len(raw) < 4 + length:
+        raise UnexpectedResponseError(f"{name} is {output.datatype} of {len(raw)} bytes, expected a BYTES cell")
+    try:
+        value = json.loads(raw[4 : 4 + length])
+    except ValueError as error:
+        raise UnexpectedResponseError(f"{name} is no JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise UnexpectedResponseError(f"{name} is no JSON object")
+    return value
+
+
+def _find(response: Message, name: str) -> tuple[Message, bytes]:
+    for output, raw in zip(response.outputs, response.raw_output_contents, strict=False):
+        if output.name == name:
+            return output, raw
+    names = ", ".join(output.name for output in response.outputs) or "none"
+    raise UnexpectedResponseError(f"the answer has no tensor {name!r} (it has: {names}); is this a reranker's model?")
+
+
+def _column(response: Message, name: str, datatype: str, num_pairs: int) -> array[Any]:
+    output, raw = _find(response, name)
+    if output.datatype != datatype or list(output.shape) != [num_pairs, 1]:
+        raise UnexpectedResponseError(
+            f"{name} is {output.datatype} {list(output.shape)}, expected {datatype} [{num_pairs}, 1]"
+        )
+    letter, size = _ITEM[datatype]
+    if len(raw) != size * num_pairs:
+        raise UnexpectedResponseError(f"{name} holds {len(raw)} bytes, expected {size * num_pairs}")
+    values = array(letter, raw)
+    if sys.byteorder == "big":
+        values.byteswap()
+    return values
+
+
+def model_info(
+    model: str,
+    said: Mapping[str, Any],
+    max_batch_size: int,
+    configs: Sequence[Message],
+    logit_scale: float | None = None,
+) -> ModelInfo:
+    """What the server says, each value only where it has the type that is promised.
+
+    Args:
+        model: Name of the ensemble.
+        said: The tokenizer's output `model_info`.
+        max_batch_size: Of the ensemble.
+        configs: Of the ensemble's steps, the tokenizer's first and that of the model that holds the weights last.
+        logit_scale: See `ModelInfo`.
+    """
+
+    def text(name: str) -> str | None:
+        value = said.get(name)
+        return value if isinstance(value, str) else None
+
+    def number(name: str) -> int | None:
+        value = said.get(name)
+        return value if isinstance(value, int) else None
+
+    limits = (config.dynamic_batching.default_queue_policy.max_queue_size for config in reversed(configs))
+    backend = configs[-1].backend
+    return ModelInfo(
+        model=model,
+        checkpoint=text("checkpoint"),
+        revision=text("revision"),
+        precision=text("precision"),
+        runtime=_RUNTIMES.get(backend, backend) or None,
+        max_length=number("max_length"),
+        default_max_length=number("default_max_length"),
+        max_batch_size=max_batch_size,
+        max_queue_size=next((int(limit) for limit in limits if limit), None),
+        priority_levels=int(configs[-1].dynamic_batching.priority_levels) // 2 or None,
+        manifest=said,
+        logit_scale=logit_scale,
+    )

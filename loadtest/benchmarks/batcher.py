@@ -1,0 +1,102 @@
+"""What the fields of dynamic_batching cost and bring: `PYTHONPATH=loadtest python -m benchmarks.batcher`.
+
+One call of 100 short documents, four requests, finds the time that requests spend waiting beside an idle model; 16
+callers of 8 documents find the throughput. Every variant runs on the demo reranker, in turn, `--rounds` times.
+"""
+
+import argparse
+import statistics
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2
+
+from benchmarks.bench import repository_of
+from benchmarks.variants import CROSS_ENCODER, TOKENIZER, variant
+from load.workload import generated
+from triton_rerank import RerankClient
+from triton_rerank_build import EmbeddedServer
+
+POLICY = "default_queue_policy { max_queue_size: 512 }"
+# Name -> (dynamic_batching of the tokenizer, what is merged into that of cross_encoder).
+VARIANTS = {
+    "shipped": (None, ""),
+    "policy_on_tokenizer": (POLICY, ""),
+    "delay_1ms_tokenizer": ("max_queue_delay_microseconds: 1000", ""),
+    "delay_1ms_cross_encoder": (None, "max_queue_delay_microseconds: 1000"),
+    "delay_5ms_cross_encoder": (None, "max_queue_delay_microseconds: 5000"),
+}
+CALLERS, CALLER_DOCUMENTS = 16, 8
+CALLS = 12
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=2, help="servers started for each variant (default: %(default)s)")
+    options = parser.parse_args()
+    source = repository_of("demo")
+    call_ms: dict[str, list[float]] = {name: [] for name in VARIANTS}
+    pairs_per_s: dict[str, list[float]] = {name: [] for name in VARIANTS}
+    for number in range(options.rounds):
+        for name in VARIANTS:
+            print(f"round {number + 1}: {name} ...", file=sys.stderr)
+            with (
+                tempfile.TemporaryDirectory() as folder,
+                EmbeddedServer(with_batching(source, Path(folder), name)) as server,
+            ):
+                calls, throughput = measure(server.grpc_url)
+            call_ms[name] += calls
+            pairs_per_s[name].append(throughput)
+    for name, values in call_ms.items():
+        print(
+            f"{name:24s} a call of 100 short documents: median {statistics.median(values):.0f} ms, worst "
+            f"{max(values):.0f} ms; {CALLERS} callers: {statistics.median(pairs_per_s[name]):.0f} pairs/s"
+        )
+    shipped_ms, shipped = statistics.median(call_ms["shipped"]), statistics.median(pairs_per_s["shipped"])
+    print(
+        "RESULT",
+        *(f"{name}_call={statistics.median(call_ms[name]) / shipped_ms:.2f}" for name in VARIANTS),
+        *(f"{name}_throughput={statistics.median(pairs_per_s[name]) / shipped:.2f}" for name in VARIANTS),
+    )
+
+
+def with_batching(source: Path, target: Path, name: str) -> Path:
+    """The repository with the batching of one of VARIANTS."""
+    tokenizer, cross_encoder = VARIANTS[name]
+
+    def change_tokenizer(config: model_config_pb2.ModelConfig) -> None:
+        if tokenizer:
+            config.dynamic_batching.Clear()
+        text_format.Merge(tokenizer or "", config.dynamic_batching)
+
+    def change_cross_encoder(config: model_config_pb2.ModelConfig) -> None:
+        text_format.Merge(cross_encoder, config.dynamic_batching)
+
+    return variant(source, target, {TOKENIZER: change_tokenizer, CROSS_ENCODER: change_cross_encoder})
+
+
+def measure(url: str) -> tuple[list[float], float]:
+    """Milliseconds of each lone call, and pairs/s of many callers."""
+    short = [f"document {number} is a short one, of a dozen words or a few more" for number in range(100)]
+    search = next(islice(generated(CALLERS * CALLER_DOCUMENTS, seed=1), 1))
+    with RerankClient(url) as client, ThreadPoolExecutor(CALLERS) as pool:
+        client.rerank("query", short)
+        calls = []
+        for _ in range(CALLS):
+            start = time.perf_counter()
+            client.rerank("query", short)
+            calls.append(1000 * (time.perf_counter() - start))
+        start = time.perf_counter()
+        parts = [search.documents[at::CALLERS] for at in range(CALLERS)]
+        list(pool.map(lambda documents: client.rerank(search.query, documents), parts * 2))
+        return calls, 2 * len(search.documents) / (time.perf_counter() - start)
+
+
+if __name__ == "__main__":
+    main()

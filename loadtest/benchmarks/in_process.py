@@ -1,0 +1,94 @@
+"""The same artefact at its best without a server: tokenize, cut, micro-batches, OpenVINO. What serving is held to."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import openvino
+from tokenizers import Tokenizer
+
+from triton_rerank_build.parity.compare import INT8_PROPERTIES
+
+BUDGETS = (1024, 2048, 4096)  # tokens of a micro-batch; the fastest on this machine is used
+LENGTH_STEP = 16
+RUN_TOKENS = 64  # what a run of the graph costs apart from its tokens, in tokens; as in rerank_openvino
+
+Cuts = list[tuple[int, int]]
+
+
+class InProcessReranker:
+    """One process, every core, no server.
+
+    Args:
+        repository: Model repository with installed artefacts.
+        precision: OpenVINO's inference precision, "bf16" or "f32"; bf16 where the processor has units for it if None.
+    """
+
+    def __init__(self, repository: Path, precision: str | None = None) -> None:
+        core = openvino.Core()
+        if precision is None:
+            precision = "bf16" if "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES") else "f32"
+        properties = {"INFERENCE_PRECISION_HINT": precision, "NUM_STREAMS": 1, "PERFORMANCE_HINT": "LATENCY"}
+        properties |= INT8_PROPERTIES
+        path = (repository / "cross_encoder/1/model.onnx").resolve()
+        self.infer_request = core.compile_model(path, "CPU", properties).create_infer_request()
+        self.tokenizer = Tokenizer.from_file(str(repository / "tokenizer/1/tokenizer.json"))
+        self.tokenizer.no_truncation()
+        self.tokenizer.no_padding()
+        manifest = json.loads((repository / "cross_encoder/1/manifest.json").read_text())
+        self.max_length = min(512, manifest["max_length"])
+        self.budget = BUDGETS[1]
+
+    def score(self, query: str, documents: list[str]) -> np.ndarray:
+        """Logits in the order of `documents`: [num_pairs] float32."""
+        rows = self.encode(query, documents)
+        order = sorted(range(len(rows)), key=lambda place: -len(rows[place]))
+        logits = np.empty(len(rows), np.float32)
+        for start, end in cut_by_cost([len(rows[place]) for place in order], self.budget):
+            places = order[start:end]
+            lengths = np.array([len(rows[place]) for place in places])
+            mask = np.arange(padded_length(int(lengths[0]))) < lengths[:, None]
+            ids = np.zeros(mask.shape, np.int32)
+            ids[mask] = np.concatenate([rows[place] for place in places])
+            feeds = {"input_ids": ids, "attention_mask": mask.astype(np.int32)}
+            logits[places] = self.infer_request.infer(feeds, share_inputs=True)["logits"][:, 0]
+        return logits
+
+    def encode(self, query: str, documents: list[str]) -> list[list[int]]:
+        """Token ids of each pair: `<s> query </s></s> document </s>`, the document cut to fit."""
+        query_ids, *document_ids = (
+            encoding.ids for encoding in self.tokenizer.encode_batch_fast([query, *documents], add_special_tokens=False)
+        )
+        head = [0, *query_ids[: self.max_length * 3 // 4], 2, 2]
+        return [[*head, *ids[: self.max_length - len(head) - 1], 2] for ids in document_ids]
+
+
+def cut_by_cost(lengths: Sequence[int], budget: int) -> Cuts:
+    """Cut lengths, longest first, where padded tokens and RUN_TOKENS for each micro-batch are fewest together.
+
+    Args:
+        lengths: Tokens of each row.
+        budget: Tokens of a micro-batch at most, or one row.
+
+    Returns:
+        Start and end of each micro-batch.
+    """
+    count = len(lengths)
+    costs, ends = [0] * (count + 1), [0] * count  # of the rows from each place on
+    for start in reversed(range(count)):
+        width = padded_length(lengths[start])
+        last = min(count, start + max(1, budget // width))
+        costs[start], ends[start] = min(
+            (RUN_TOKENS + width * (end - start) + costs[end], end) for end in range(start + 1, last + 1)
+        )
+    cuts, start = [], 0
+    while start < count:
+        cuts.append((start, ends[start]))
+        start = ends[start]
+    return cuts
+
+
+def padded_length(length: int) -> int:
+    """`length` rounded up to the length of a micro-batch."""
+    return -(-length // LENGTH_STEP) * LENGTH_STEP

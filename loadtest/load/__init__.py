@@ -1,0 +1,1 @@
+"""What a load test asks and records: workload, Triton's statistics, report."""

@@ -1,0 +1,76 @@
+"""What the load test asks: searches over documents of many languages and lengths, the same for the same seed."""
+
+import json
+import math
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from load.sentences import SENTENCES
+
+MEDIAN_TOKENS = 130
+SPREAD = 0.75  # of the logarithm: one document in twenty is 3.4 times as long as the median
+SHORTEST_TOKENS, LONGEST_TOKENS = 12, 512
+
+
+@dataclass(frozen=True)
+class Search:
+    """One call: a query and the documents to rank."""
+
+    query: str
+    documents: tuple[str, ...]
+
+
+def generated(num_documents: int, seed: int | str) -> Iterator[Search]:
+    """Searches without end. Query and documents of one are in one language, but for one document in ten.
+
+    Document lengths are log-normal, as those of web passages are: most are short, a few reach the limit of 512 tokens.
+    Every document is different, so that no cache on the way can help.
+    """
+    chance = random.Random(f"{seed}/{num_documents}")
+    while True:
+        home = chance.randrange(len(SENTENCES))
+        documents = []
+        for _ in range(num_documents):
+            language = home if chance.random() < 0.9 else chance.randrange(len(SENTENCES))
+            documents.append(_document(language, chance))
+        lines = SENTENCES[home][2]
+        yield Search(f"{lines[0]} {chance.randrange(1000)}", tuple(documents))
+
+
+def _document(language: int, chance: random.Random) -> str:
+    _, tokens_per_character, lines = SENTENCES[language]
+    tokens = min(LONGEST_TOKENS, max(SHORTEST_TOKENS, MEDIAN_TOKENS * math.exp(chance.gauss(0, SPREAD))))
+    text = f"{chance.randrange(10_000)}."
+    while len(text) * tokens_per_character < tokens:
+        text += f" {chance.choice(lines[1:])}"
+    return text[: int(tokens / tokens_per_character)]
+
+
+def from_file(path: Path) -> Iterator[Search]:
+    """Searches of a JSONL file, again and again: {"query": "...", "documents": ["...", ...]} on each line.
+
+    Raises:
+        ValueError: A line is something else, or there is none.
+    """
+    searches = [_search(line, f"{path}:{number}") for number, line in enumerate(_lines(path), start=1)]
+    if not searches:
+        raise ValueError(f"{path} holds no searches")
+    while True:
+        yield from searches
+
+
+def _lines(path: Path) -> list[str]:
+    return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+
+
+def _search(line: str, place: str) -> Search:
+    try:
+        record = json.loads(line)
+        query, documents = record["query"], record["documents"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f'{place} is not {{"query": "...", "documents": ["...", ...]}}: {error!r}') from None
+    if not isinstance(query, str) or not isinstance(documents, list) or not all(isinstance(d, str) for d in documents):
+        raise ValueError(f"{place}: query must be text, documents a list of texts")
+    return Search(query, tuple(documents))

@@ -1,0 +1,243 @@
+"""What the adapters of all frameworks have in common: connections, secrets, copies, errors."""
+
+import asyncio
+import copy
+import json
+import pickle
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from haystack import Document as HaystackDocument
+from haystack.utils import Secret
+from langchain_core.documents import Document as LangChainDocument
+from llama_index.core.schema import NodeWithScore, TextNode
+from pydantic import ValidationError
+
+from support.fake_triton import FakeTriton, hang
+from triton_rerank import TLS, RequestTimeoutError, ServerUnavailableError
+from triton_rerank import haystack as haystack_adapter
+from triton_rerank import langchain as langchain_adapter
+from triton_rerank import llama_index as llama_index_adapter
+
+TEXTS = ["1", "3", "2"]  # the fake server's logits
+
+
+class LangChain:
+    make = langchain_adapter.TritonRerank
+    document = staticmethod(LangChainDocument)
+
+    @staticmethod
+    def sync(component, documents):
+        return [document.page_content for document in component.compress_documents(documents, "query")]
+
+    @staticmethod
+    async def awaited(component, documents):
+        return [document.page_content for document in await component.acompress_documents(documents, "query")]
+
+
+class LlamaIndex:
+    make = llama_index_adapter.TritonRerank
+
+    @staticmethod
+    def document(text):
+        return NodeWithScore(node=TextNode(text=text))
+
+    @staticmethod
+    def sync(component, documents):
+        return [node.text for node in component.postprocess_nodes(documents, query_str="query")]
+
+    @staticmethod
+    async def awaited(component, documents):
+        return [node.text for node in await component.apostprocess_nodes(documents, query_str="query")]
+
+
+class Haystack:
+    make = haystack_adapter.TritonRanker
+
+    @staticmethod
+    def document(text):
+        return HaystackDocument(content=text)
+
+    @staticmethod
+    def sync(component, documents):
+        return [document.content for document in component.run("query", documents)["documents"]]
+
+    @staticmethod
+    async def awaited(component, documents):
+        return [document.content for document in (await component.run_async("query", documents))["documents"]]
+
+
+PYDANTIC = [LangChain, LlamaIndex]
+
+
+@pytest.fixture(params=[*PYDANTIC, Haystack], ids=lambda kind: kind.__name__)
+def adapter(request):
+    return request.param
+
+
+@pytest.fixture
+def documents(adapter):
+    return [adapter.document(text) for text in TEXTS]
+
+
+@pytest.fixture
+def server():
+    with FakeTriton() as server:
+        yield server
+
+
+async def aclose(component):
+    await (component.close_async() if hasattr(component, "close_async") else component.aclose())
+
+
+def test_threads_share_one_client(adapter, documents, server):
+    component = adapter.make(url=server.url)
+    assert server.config_calls == 0  # nothing is asked before the first call
+    assert adapter.sync(component, documents) == ["3", "2", "1"]
+    with ThreadPoolExecutor(8) as pool:
+        assert set(pool.map(lambda _: tuple(adapter.sync(component, documents)), range(40))) == {("3", "2", "1")}
+    component.close()
+    assert server.config_calls == 1  # a client asks once in its life
+
+
+async def test_tasks_share_one_client(adapter, documents, server):
+    component = adapter.make(url=server.url)
+    await adapter.awaited(component, documents)
+    found = await asyncio.gather(*(adapter.awaited(component, documents) for _ in range(40)))
+    assert found == [["3", "2", "1"]] * 40
+    await aclose(component)
+    assert server.config_calls == 1
+
+
+def test_event_loops_that_are_open_together_have_a_client_each(adapter, documents, server):
+    component = adapter.make(url=server.url)
+
+    async def outer():
+        found = await adapter.awaited(component, documents)
+        inner = await asyncio.to_thread(lambda: asyncio.run(adapter.awaited(component, documents)))
+        await aclose(component)
+        return found, inner
+
+    assert asyncio.run(outer()) == (["3", "2", "1"], ["3", "2", "1"])
+    for _ in range(5):
+        asyncio.run(adapter.awaited(component, documents))  # nobody closes; the loop is gone
+    assert len(component._clients._async_clients) == 1  # that of the last loop: earlier ones were forgotten
+    component.close()
+    assert not component._clients._async_clients
+
+
+async def test_cancelling_cancels_on_the_server(adapter, documents, server):
+    component = adapter.make(url=server.url)
+    await adapter.awaited(component, documents)
+    server.faults.append(hang(30))
+    call = asyncio.ensure_future(adapter.awaited(component, documents))
+    await asyncio.sleep(0.2)
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    await aclose(component)
+    for _ in range(100):
+        if server.cancelled:
+            break
+        await asyncio.sleep(0.02)
+    assert server.cancelled == 1
+
+
+async def test_errors_are_the_clients(adapter, documents, server):
+    component = adapter.make(url=server.url, timeout=0.3, max_retries=0)
+    server.faults.extend([hang(30), hang(30)])
+    with pytest.raises(RequestTimeoutError):
+        adapter.sync(component, documents)
+    with pytest.raises(RequestTimeoutError):
+        await adapter.awaited(component, documents)
+    server.stop()
+    with pytest.raises(ServerUnavailableError):
+        adapter.sync(component, documents)
+    with pytest.raises(ServerUnavailableError):
+        await adapter.awaited(component, documents)
+    await aclose(component)
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda component: pickle.loads(pickle.dumps(component))])
+def test_copies_work_with_connections_of_their_own(adapter, documents, server, copied):
+    component = adapter.make(url=server.url)
+    adapter.sync(component, documents)
+    twin = copied(component)
+    assert adapter.sync(twin, documents) == ["3", "2", "1"]
+    twin.close()
+    assert adapter.sync(component, documents) == ["3", "2", "1"]
+    component.close()
+
+
+@pytest.mark.parametrize("adapter", PYDANTIC, indirect=True)
+def test_a_copy_may_be_told_of_another_server(adapter, documents, server):
+    component = adapter.make(url=server.url)
+    adapter.sync(component, documents)
+    with FakeTriton() as other:
+        moved = component.model_copy(update={"url": other.url})
+        adapter.sync(moved, documents)
+        moved.close()
+        assert len(other.requests) == 1
+    component.close()
+
+
+@pytest.mark.parametrize("adapter", PYDANTIC, indirect=True)
+@pytest.mark.parametrize("metadata", [{"authorization": "Bearer token"}, lambda: {"authorization": "Bearer token"}])
+def test_metadata_goes_to_the_server_and_nowhere_else(adapter, documents, server, metadata):
+    component = adapter.make(url=server.url, metadata=metadata)
+    adapter.sync(component, documents)
+    asyncio.run(adapter.awaited(component, documents))
+    component.close()
+    assert [sent["authorization"] for sent in server.metadata] == ["Bearer token"] * 2
+    for shown in (repr(component), str(component.model_dump()), json.dumps(component.model_dump(mode="json"))):
+        assert "Bearer" not in shown
+
+
+def test_haystack_secrets_go_to_the_server(server, monkeypatch):
+    monkeypatch.setenv("RERANK_AUTHORIZATION", "Bearer token")
+    metadata = {
+        "authorization": Secret.from_env_var("RERANK_AUTHORIZATION"),
+        "x-tenant": Secret.from_env_var("RERANK_TENANT", strict=False),  # not set: not sent
+    }
+    ranker = Haystack.make(url=server.url, metadata=metadata)
+    Haystack.sync(ranker, [HaystackDocument(content="1")])
+    ranker.close()
+    assert server.metadata[-1]["authorization"] == "Bearer token"
+    assert "x-tenant" not in server.metadata[-1]
+
+
+@pytest.mark.parametrize("adapter", PYDANTIC, indirect=True)
+def test_keys_are_never_written(adapter):
+    component = adapter.make(tls=TLS("roots.pem", private_key=b"secret-key", certificate_chain="chain.pem"))
+    written = component.model_dump_json()
+    assert "secret-key" not in written + repr(component) + str(component.model_dump())
+    assert json.loads(written)["tls"] == {"root_certificates": "roots.pem", "certificate_chain": "chain.pem"}
+    settings = {key: value for key, value in json.loads(written).items() if key != "class_name"}
+    assert adapter.make(**settings).tls == TLS("roots.pem", certificate_chain="chain.pem")
+
+
+@pytest.mark.parametrize("adapter", PYDANTIC, indirect=True)
+@pytest.mark.parametrize(
+    "unusable",
+    [{"top_n": 0}, {"max_length": 0}, {"timeout": 0}, {"min_relevance_score": 2}, {"top_k": 5}],
+    ids=lambda unusable: next(iter(unusable)),
+)
+def test_unusable_settings_are_refused(adapter, unusable):
+    (name,) = unusable
+    with pytest.raises(ValidationError, match=name):
+        adapter.make(**unusable)
+
+
+@pytest.mark.parametrize(
+    ("extra", "package"),
+    [("langchain", "langchain_core"), ("llama-index", "llama_index"), ("haystack", "haystack")],
+)
+def test_a_missing_framework_is_told_with_the_command_that_brings_it(extra, package):
+    module = f"triton_rerank.{extra.replace('-', '_')}"
+    code = f"import sys; sys.modules[{package!r}] = None; import {module}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    last_line = done.stderr.strip().splitlines()[-1]
+    assert last_line.startswith("ImportError: ")
+    assert last_line.endswith(f'; run: pip install "triton-rerank[{extra}]"')

@@ -1,0 +1,89 @@
+"""`triton-rerank eval` with several models: a reranker and late interaction in one server, on the same candidates."""
+
+import json
+import shutil
+
+import pytest
+
+from support.small_corpus import SEARCHES, TEXTS
+from triton_rerank.cli.main import main
+from triton_rerank.evaluation.collections import Collection
+from triton_rerank.evaluation.models import pool_of
+from triton_rerank.evaluation.trec import fuse, read_run
+from triton_rerank_build import EmbeddedServer, export
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture(scope="module")
+def both_server(encoder_repository, tmp_path_factory):
+    """Both kinds of model from the same tiny checkpoint, each exported beside the other."""
+    repository = shutil.copytree(encoder_repository, tmp_path_factory.mktemp("both") / "repository")
+    export(str(encoder_repository.parent / "tiny"), repository=repository)
+    with EmbeddedServer(repository) as running:
+        yield running
+
+
+@pytest.fixture
+def beir(tmp_path):
+    folder = tmp_path / "set"
+    folder.mkdir()
+    queries = {f"q{number}": search for number, search in enumerate(SEARCHES)}
+    for name, texts in (("corpus", TEXTS), ("queries", {key: search.query for key, search in queries.items()})):
+        lines = (json.dumps({"_id": key, "text": text}) for key, text in texts.items())
+        (folder / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
+    (folder / "qrels.tsv").write_text("".join(f"{key}\t{search.best}\t1\n" for key, search in queries.items()))
+    return folder
+
+
+def test_models_and_their_fusion_on_the_same_candidates(both_server, beir, tmp_path, capsys):
+    assert both_server.models == ("reranker", "late_interaction")
+    out = tmp_path / "out"
+    arguments = ["eval", "--url", both_server.grpc_url, "--model", "reranker", "--model", "late_interaction"]
+    arguments += ["--beir", str(beir), "--depth", "4", "--measures", "nDCG@10", "RR@10", "--out", str(out)]
+    assert main([*arguments, "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert list(said["systems"]) == ["first stage", "reranker", "late_interaction", "fused"]
+    assert {fields["model"]["model"] for fields in said["systems"].values() if "model" in fields} == {
+        "reranker",
+        "late_interaction",
+    }
+    assert said["pool"]["num_documents"] == len(TEXTS)
+    runs = [read_run(out / name / "reranked.trec") for name in ("reranker", "late_interaction")]
+    first_stage = read_run(out / "first_stage.trec")
+    for query_id, candidates in first_stage.items():
+        assert runs[0][query_id].keys() == runs[1][query_id].keys() == candidates.keys()
+    best = {query_id: max(scores, key=scores.get) for query_id, scores in fuse(runs).items()}
+    judged = {f"q{number}": search.best for number, search in enumerate(SEARCHES)}
+    right = sum(best[query_id] == judged[query_id] for query_id in judged) / len(judged)
+    assert (said["systems"]["fused"]["mean"]["RR@10"] == 1) == (right == 1)
+    # What was scored is not asked again, and the table says what the pool holds.
+    assert main(arguments) == 0
+    table = capsys.readouterr().out
+    assert (out / "models.txt").read_text() == table
+    assert f"out of {len(TEXTS)} documents; they hold 100.0% of the relevant ones" in table
+    assert main(["eval", "--plot", str(tmp_path / "a.svg"), str(out / "models.json")]) == 0
+    assert "late_interaction" in (tmp_path / "a.svg").read_text()
+    assert main(["eval", "--plot", str(tmp_path / "a.svg"), str(out / "models.json"), "--measures", "AP"]) == 1
+    assert "first stage has no AP" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["--model", "reranker", "--model", "reranker"], "--model reranker is given twice"),
+        (["--model", "a", "--model", "b", "--baseline", "x"], "--baseline is for one --model"),
+        (["--plot", "a.svg"], "--plot takes the file to draw, then"),
+    ],
+)
+def test_what_does_not_go_together_is_said(beir, capsys, arguments, reason):
+    assert main(["eval", "--beir", str(beir), "--depth", "2", *arguments]) == 1
+    assert reason in capsys.readouterr().err
+
+
+def test_the_pool_says_what_no_order_can_find():
+    qrels = {"a": {"1": 1, "2": 2, "3": 0}, "b": {"4": 1}, "c": {"5": 0}}
+    collection = Collection(dict.fromkeys(qrels, "text"), dict.fromkeys("12345", "text"), qrels)
+    pool = pool_of(collection, {"a": {"1": 1.0, "3": 0.5}, "b": {"4": 1.0}, "c": {"1": 1.0, "2": 0.5, "4": 0.1}})
+    assert (pool.smallest, pool.median, pool.largest, pool.recall) == (1, 2, 3, 0.75)
+    assert "1 to 3 candidates of a query (median 2) out of 5 documents; they hold 75.0%" in pool.sentence()

@@ -1,0 +1,212 @@
+"""Servers that die, return, are full, or want TLS: the real ones."""
+
+import asyncio
+import socket
+import ssl
+import threading
+import time
+from contextlib import ExitStack
+
+import pytest
+import trustme
+from tritonclient.grpc import InferenceServerClient
+
+import triton_rerank as tr
+from conftest import lay_out
+from support.twins import TWINS
+from triton_rerank_build import EmbeddedServer
+
+pytestmark = pytest.mark.integration
+
+DOCUMENTS = ["Wash your hands.", "Buy stocks.", "Get a flu shot.", "x"]
+SLOW = ["word " * 400] * 64
+
+
+@pytest.fixture(params=sorted(TWINS))
+def client_class(request):
+    return TWINS[request.param]
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def call_until_done(client, turns, lock, lost, events):
+    """One caller: takes its turn from all callers' turns; some turns stop or start a server first."""
+    while True:
+        with lock:
+            number = next(turns, None)
+        if number is None:
+            return
+        if number in events:
+            events[number]()
+        try:
+            assert len(client.rerank("influenza", DOCUMENTS, timeout=60)) == 4
+        except tr.RerankError as error:
+            lost.append(error)
+
+
+def test_one_of_three_servers_is_killed_and_restarted_in_the_middle_of_500_calls(demo_repository):
+    servers = [EmbeddedServer(demo_repository, grpc_port=free_port(), exit_timeout_s=0) for _ in range(3)]
+    lost, turns, lock = [], iter(range(500)), threading.Lock()
+    events = {100: servers[0].stop, 250: servers[0].start}
+    with ExitStack() as stack:
+        for server in servers:
+            stack.callback(server.stop)
+            server.start()
+        client = stack.enter_context(tr.RerankClient([server.grpc_url for server in servers], max_retries=0))
+        arguments = (client, turns, lock, lost, events)
+        callers = [threading.Thread(target=call_until_done, args=arguments) for _ in range(8)]
+        for caller in callers:
+            caller.start()
+        for caller in callers:
+            caller.join()
+        assert lost == []
+        time.sleep(5.5)  # the longest rest of a server that was down
+        before = num_requests(servers[0])
+        for _ in range(9):
+            client.rerank("influenza", DOCUMENTS)
+        assert num_requests(servers[0]) >= before + 2, "the server that came back is not used"
+
+
+def num_requests(server):
+    with InferenceServerClient(server.grpc_url) as client:
+        statistics = client.get_inference_statistics("reranker")
+    return statistics.model_stats[0].inference_stats.success.count
+
+
+def test_a_server_that_is_stopped_in_mid_request_fails_by_name(demo_repository, client_class):
+    with EmbeddedServer(demo_repository, exit_timeout_s=0) as server, client_class(server.grpc_url) as client:
+        client.is_ready()
+        stopper = threading.Timer(0.3, server.stop)
+        stopper.start()
+        with pytest.raises(tr.RerankError) as caught:
+            client.rerank("q", SLOW * 8, timeout=60)
+        stopper.join()
+        assert type(caught.value) in (tr.ServerUnavailableError, tr.RequestCancelledError)
+        with pytest.raises(tr.ServerUnavailableError, match="is Triton running there"):
+            client.rerank("q", ["a"], timeout=5)
+
+
+@pytest.fixture(scope="module")
+def small_queue_server(demo_artefacts, tmp_path_factory):
+    limit = "dynamic_batching { default_queue_policy { max_queue_size: 2 } }"
+    edit = ("tokenizer/config.pbtxt", "dynamic_batching { }", limit)
+    repository = lay_out(tmp_path_factory.mktemp("queue") / "repository", demo_artefacts, edit)
+    with EmbeddedServer(repository) as running:
+        yield running
+
+
+async def test_a_full_queue_is_told_apart_from_a_dead_server(small_queue_server):
+    texts = ["word " * 3000] * 64  # tokenizing these takes the tokenizer long enough for a queue to build up
+    async with tr.AsyncRerankClient(small_queue_server.grpc_url, max_retries=0, request_size=64) as client:
+        await client.rerank("q", ["a"])
+        calls = (client.rerank("q", texts, max_length=16) for _ in range(24))
+        outcomes = await asyncio.gather(*calls, return_exceptions=True)
+        refused = [outcome for outcome in outcomes if isinstance(outcome, Exception)]
+        assert refused
+        assert {type(error) for error in refused} == {tr.ServerOverloadedError}
+        assert "Exceeds maximum queue size" in str(refused[0])
+        assert await client.is_ready()
+
+
+async def test_back_off_gets_every_call_through_a_full_queue(small_queue_server):
+    texts = ["word " * 300] * 32
+    async with tr.AsyncRerankClient(small_queue_server.grpc_url, max_retries=12, timeout=120) as client:
+        responses = await asyncio.gather(*(client.rerank("q", texts, max_length=16) for _ in range(6)))
+    assert {len(response) for response in responses} == {32}
+
+
+async def test_a_cancelled_call_leaves_the_server_well(server):
+    async with tr.AsyncRerankClient(server.grpc_url, timeout=120) as client:
+        call = asyncio.ensure_future(client.rerank("q", SLOW))
+        await asyncio.sleep(0.2)
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        assert await client.is_ready()
+
+
+class SecureServer(EmbeddedServer):
+    """The embedded server with TLS on, which its own plain-text check of readiness cannot pass."""
+
+    tls: tr.TLS
+
+    def _wait_until_ready(self):
+        end = time.monotonic() + 120
+        with tr.RerankClient(self.grpc_url, tls=self.tls) as client:
+            while not client.is_ready(timeout=60):
+                assert self.running, self.log_tail()
+                assert time.monotonic() < end, self.log_tail()
+                time.sleep(0.1)
+
+
+@pytest.fixture(scope="module")
+def authority():
+    return trustme.CA()
+
+
+@pytest.fixture(scope="module")
+def certificates(authority):
+    """Roots, and a client's key and chain, as PEM bytes."""
+    own = authority.issue_cert("client@example.org")
+    chain = b"".join(blob.bytes() for blob in own.cert_chain_pems)
+    return authority.cert_pem.bytes(), own.private_key_pem.bytes(), chain
+
+
+@pytest.fixture(scope="module", params=["tls", "mutual"])
+def secure_server(request, authority, certificates, demo_repository, tmp_path_factory):
+    folder = tmp_path_factory.mktemp(request.param)
+    own = authority.issue_cert("127.0.0.1", "localhost")
+    own.private_key_pem.write_to_path(folder / "key.pem")
+    own.cert_chain_pems[0].write_to_path(folder / "cert.pem")
+    authority.cert_pem.write_to_path(folder / "roots.pem")
+    mutual = ["--grpc-use-ssl-mutual=true"] if request.param == "mutual" else ["--grpc-use-ssl=true"]
+    arguments = (
+        *mutual,
+        f"--grpc-server-cert={folder / 'cert.pem'}",
+        f"--grpc-server-key={folder / 'key.pem'}",
+        f"--grpc-root-cert={folder / 'roots.pem'}",
+    )
+    running = SecureServer(demo_repository, arguments=arguments)
+    running.tls = tr.TLS(*certificates)
+    running.mutual = request.param == "mutual"
+    with running:
+        yield running
+
+
+def test_tls_by_bytes_and_by_files(client_class, secure_server, certificates, tmp_path):
+    files = []
+    for name, pem in zip(("roots", "key", "chain"), certificates, strict=True):
+        files.append(tmp_path / f"{name}.pem")
+        files[-1].write_bytes(pem)
+    for tls in (tr.TLS(*certificates), tr.TLS(*files), tr.TLS(*map(str, files))):
+        with client_class(secure_server.grpc_url, tls=tls, metadata={"authorization": "Bearer x"}) as client:
+            assert len(client.rerank("q", DOCUMENTS)) == 4
+            assert "PRIVATE" not in repr(client) + repr(tls)
+
+
+def test_strangers_are_refused(client_class, secure_server, certificates):
+    strangers = {"plain text": False, "unknown roots": tr.TLS(trustme.CA().cert_pem.bytes())}
+    if secure_server.mutual:
+        strangers["no certificate"] = tr.TLS(certificates[0])
+    for who, tls in strangers.items():
+        with client_class(secure_server.grpc_url, tls=tls, max_retries=0) as client:
+            with pytest.raises(tr.ServerUnavailableError) as caught:
+                client.rerank("q", ["a"], timeout=10)
+            assert "PRIVATE" not in str(caught.value), who
+
+
+def test_the_certificates_are_real(secure_server, certificates, tmp_path):
+    (tmp_path / "chain.pem").write_bytes(certificates[2])
+    (tmp_path / "key.pem").write_bytes(certificates[1])
+    context = ssl.create_default_context(cadata=certificates[0].decode())
+    context.load_cert_chain(tmp_path / "chain.pem", tmp_path / "key.pem")
+    host, port = secure_server.grpc_url.split(":")
+    with (
+        socket.create_connection((host, int(port))) as plain,
+        context.wrap_socket(plain, server_hostname=host) as secure,
+    ):
+        assert secure.version() in ("TLSv1.2", "TLSv1.3")

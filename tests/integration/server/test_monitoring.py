@@ -1,0 +1,137 @@
+"""Health check, metrics, rules and dashboard against a real server that works, and one whose tokenizer has died."""
+
+import contextlib
+import subprocess
+import sys
+import threading
+import urllib.parse
+import urllib.request
+
+import psutil
+import pytest
+
+from support.deployment import GPU_METRICS, PROMETHEUS_METRICS, ROOT, queries, rules, server_options
+from support.monitors import Prometheus, counter, scrape, wait_until
+from support.promql import selectors
+from triton_rerank import RerankClient, RerankError
+from triton_rerank_build import EmbeddedServer
+from triton_rerank_build.serving.server import free_ports
+
+HEALTH_CHECK = ROOT / "deploy" / "healthcheck.py"
+
+
+@pytest.fixture(scope="module")
+def monitored(demo_repository):
+    """A server with the options of docker-compose.yml, after some work."""
+    with EmbeddedServer(demo_repository, arguments=server_options()) as server:
+        with RerankClient(server.grpc_url) as client:
+            for _ in range(3):
+                client.rerank("flu", ["Wash your hands often."] * 70)
+        yield server
+
+
+def health(server, *options):
+    command = [sys.executable, HEALTH_CHECK, f"--url=http://{server.http_url}", *options]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def triton_process(server, name):
+    """The process of this server whose command line holds `name`."""
+    mine = psutil.Process(server._supervisor.pid).children(recursive=True)
+    return next(process for process in mine if any(name in part for part in process.cmdline()))
+
+
+def test_every_series_that_rules_and_panels_read_is_exported(monitored):
+    there = scrape(monitored)
+    expressions = [rule["expr"] for rule in rules()] + [expression for _, expression in queries()]
+    for expression in expressions:
+        for name, labels in selectors(expression):
+            if ":" in name or name in GPU_METRICS | PROMETHEUS_METRICS:
+                continue
+            assert any(name == other and labels.items() <= its.items() for other, its, _ in there), f"{name} {labels}"
+
+
+def test_healthy(monitored):
+    result = health(monitored)
+    assert (result.returncode, result.stderr) == (0, "")
+
+
+def test_a_model_that_is_not_there_is_unhealthy(monitored):
+    result = health(monitored, "--model=nowhere")
+    assert result.returncode == 1
+    assert "unhealthy" in result.stderr
+
+
+def test_no_server_is_unhealthy():
+    (port,) = free_ports((0,))
+    command = [sys.executable, HEALTH_CHECK, f"--url=http://127.0.0.1:{port}"]
+    result = subprocess.run(command, capture_output=True, check=False)
+    assert result.returncode == 1
+    assert b"no answer" in result.stderr
+
+
+@contextlib.contextmanager
+def load(server):
+    """Calls, one after another, until the end of the block; failures are part of some tests."""
+    over = threading.Event()
+
+    def call():
+        with RerankClient(server.grpc_url, max_retries=0) as client:
+            while not over.is_set():
+                with contextlib.suppress(RerankError):
+                    client.rerank("flu", ["Wash your hands often."] * 20)
+
+    thread = threading.Thread(target=call)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def test_every_panel_shows_data_of_a_server_under_load(monitored, tmp_path):
+    with Prometheus(tmp_path, monitored) as prometheus, load(monitored):
+        wait_until(lambda: prometheus.query("reranker:queue_to_compute:ratio1m"))
+        for _, expression in queries():
+            if {name for name, _ in selectors(expression)} & GPU_METRICS:
+                continue  # no GPU here
+            wait_until(lambda expression=expression: prometheus.query(expression), 30)
+        rate = float(prometheus.query("sum(reranker:pairs:rate1m)")[0]["value"][1])
+        assert rate > 0
+        assert not prometheus.query('ALERTS{alertstate="firing"}')
+        # As the rules count it, and as Triton's own totals have it.
+        merged = float(prometheus.query('model:merged_pairs:mean1m{model="tokenizer"}')[0]["value"][1])
+        assert merged == pytest.approx(20)
+
+
+def test_a_dead_tokenizer_behind_a_healthy_port(demo_repository, tmp_path):
+    options = server_options()
+    with EmbeddedServer(demo_repository, arguments=options) as server, Prometheus(tmp_path, server) as prometheus:
+        triton_process(server, "tokenizer/1/model.py").kill()
+        wait_until(lambda: health(server).returncode)
+        assert urllib.request.urlopen(f"http://{server.http_url}/v2/health/ready").status == 200
+        with load(server):
+            pending = wait_until(lambda: prometheus.query('ALERTS{alertname="RerankerModelDead"}'))
+        assert [alert["metric"]["model"] for alert in pending] == ["tokenizer"]
+
+
+def test_the_health_check_ends_a_server_whose_tokenizer_has_died(demo_repository):
+    with EmbeddedServer(demo_repository) as server:
+        pid = triton_process(server, "bin/tritonserver").pid
+        assert health(server, f"--stop-pid={pid}").returncode == 0
+        triton_process(server, "tokenizer/1/model.py").kill()
+        wait_until(lambda: health(server, f"--stop-pid={pid}").returncode)
+        wait_until(lambda: not psutil.pid_exists(pid))
+
+
+def test_an_ensemble_counts_a_failure_twice_and_hides_its_reason(demo_repository):
+    # Why the rules look at the models inside it. Should a newer Triton differ, they can be simpler.
+    failure = "nv_inference_request_failure"
+    with EmbeddedServer(demo_repository) as server:
+        triton_process(server, "tokenizer/1/model.py").kill()
+        with RerankClient(server.grpc_url, max_retries=0) as client, pytest.raises(RerankError, match="not healthy"):
+            client.rerank("flu", ["Wash your hands often."])
+        assert counter(server, failure, model="tokenizer", reason="BACKEND") == 1
+        assert counter(server, failure, model="reranker", reason="OTHER") == 2
+        assert counter(server, failure, model="reranker", reason="BACKEND") == 0

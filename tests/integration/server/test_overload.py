@@ -1,0 +1,162 @@
+"""More requests than the server can take: refusals of one kind, no call that hangs, and work as before afterwards."""
+
+import subprocess
+import sys
+import threading
+from collections import Counter
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+
+import pytest
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2
+
+from conftest import lay_out
+from support.deployment import ROOT, server_options
+from support.monitors import Prometheus, counter, wait_until
+from triton_rerank import InvalidRequestError, RerankClient, RerankError, ServerOverloadedError
+from triton_rerank_build import EmbeddedServer
+
+DOCUMENTS = ["Washing your hands often is what helps most against the flu. " * 4] * 32
+FAILURE = "nv_inference_request_failure"
+
+
+def outcomes(server, callers, calls_each=2):
+    """How many calls ended in what. A call that hangs would end in RequestTimeoutError."""
+
+    def call(number):
+        with RerankClient(server.grpc_url, max_retries=0, timeout=120) as client:
+            for _ in range(calls_each):
+                try:
+                    yield len(client.rerank(f"flu {number}", DOCUMENTS))
+                except RerankError as error:
+                    yield type(error)
+
+    with ThreadPoolExecutor(callers) as pool:
+        return Counter(outcome for some in pool.map(lambda n: list(call(n)), range(callers)) for outcome in some)
+
+
+def answers(server):
+    with RerankClient(server.grpc_url, max_retries=0) as client:
+        return len(client.rerank("flu", DOCUMENTS)) == len(DOCUMENTS)
+
+
+TOKENIZER, CROSS_ENCODER = "tokenizer/config.pbtxt", "cross_encoder/configs/cpu.pbtxt"
+
+
+def with_policy(target, artefacts, **policies):
+    """The committed repository, other limits in the queue policies: config file -> {field: value}."""
+    repository = lay_out(target, artefacts)
+    for name, fields in policies.items():
+        path = repository / {"tokenizer": TOKENIZER, "cross_encoder": CROSS_ENCODER}[name]
+        config = text_format.Parse(path.read_text(), model_config_pb2.ModelConfig())
+        for field, value in fields.items():
+            setattr(config.dynamic_batching.default_queue_policy, field, value)
+        path.write_text(text_format.MessageToString(config))
+    return repository
+
+
+LIMIT = {"max_queue_size": 2}
+
+
+@pytest.mark.parametrize(
+    "policies",
+    [
+        pytest.param({"tokenizer": LIMIT}, id="first step"),
+        pytest.param({"cross_encoder": LIMIT}, id="second step"),
+        pytest.param({"tokenizer": LIMIT, "cross_encoder": LIMIT}, id="both steps"),
+        pytest.param({"cross_encoder": {"default_timeout_microseconds": 1000}}, id="timeout at the second step"),
+    ],
+)
+def test_overload_ends_in_one_error_and_nothing_hangs(policies, demo_artefacts, tmp_path):
+    # Newer releases of Triton tell of requests that hang where a queue limit strikes inside an ensemble: not in 2.51.
+    with EmbeddedServer(with_policy(tmp_path / "repository", demo_artefacts, **policies)) as server:
+        found = outcomes(server, callers=24)
+        assert set(found) == {len(DOCUMENTS), ServerOverloadedError}
+        assert sum(found.values()) == 48
+        assert answers(server)
+        for model in ("tokenizer", "cross_encoder"):
+            assert counter(server, "nv_inference_pending_request_count", model=model) == 0
+
+
+def test_what_ships_takes_a_burst(server):
+    assert outcomes(server, callers=16, calls_each=1) == {len(DOCUMENTS): 16}
+    assert answers(server)
+
+
+@pytest.fixture(scope="module")
+def narrow(demo_artefacts, tmp_path_factory):
+    """A server with the options of docker-compose.yml that refuses soon."""
+    repository = with_policy(tmp_path_factory.mktemp("narrow") / "repository", demo_artefacts, cross_encoder=LIMIT)
+    with EmbeddedServer(repository, arguments=server_options()) as server:
+        yield server
+
+
+class Overload:
+    """Far more callers than the server has room for, until the end of the block."""
+
+    def __init__(self, server):
+        self.server, self.over = server, threading.Event()
+        self.threads = [threading.Thread(target=self.call) for _ in range(12)]
+
+    def call(self):
+        with RerankClient(self.server.grpc_url, max_retries=0) as client:
+            while not self.over.is_set():
+                try:
+                    client.rerank("flu", DOCUMENTS)
+                except ServerOverloadedError:
+                    self.over.wait(0.02)
+
+    def __enter__(self):
+        for thread in self.threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self.over.set()
+        for thread in self.threads:
+            thread.join()
+
+
+def test_a_full_queue_raises_the_alert_and_leaves_the_server_healthy(narrow, tmp_path):
+    with Prometheus(tmp_path, narrow) as prometheus, Overload(narrow):
+        wait_until(lambda: prometheus.query('ALERTS{alertname="RerankerOverloaded"}'))
+        check = [sys.executable, ROOT / "deploy" / "healthcheck.py", f"--url=http://{narrow.http_url}"]
+        for _ in range(5):
+            subprocess.run(check, check=True)
+        assert not prometheus.query('ALERTS{alertname="RerankerModelDead"}')
+    assert answers(narrow)
+
+
+def test_refusals_are_counted_by_the_ensemble_alone(narrow):
+    # Why the rules derive them. Should a newer Triton differ, they can be simpler.
+    def failures(model):
+        reasons = ("REJECTED", "CANCELED", "BACKEND", "OTHER")
+        return [counter(narrow, FAILURE, model=model, reason=reason) for reason in reasons]
+
+    before = failures("reranker")[3]
+    refused = outcomes(narrow, callers=12)[ServerOverloadedError]
+    assert refused > 0
+    assert failures("reranker") == [0, 0, 0, before + 2 * refused]
+    with RerankClient(narrow.grpc_url) as client, pytest.raises(InvalidRequestError):
+        client.rerank("flu", ["one document"], max_length=1)
+    assert failures("reranker")[3] == before + 2 * refused + 2
+    assert failures("tokenizer") == failures("cross_encoder") == [0, 0, 0, 0]
+
+
+def test_interactive_calls_overtake_what_says_nothing_and_that_overtakes_bulk(server):
+    finished = []
+    with RerankClient(server.grpc_url, request_size=64) as client, ThreadPoolExecutor(18) as pool:
+
+        def call(priority):
+            client.rerank("flu", DOCUMENTS * 2, priority=priority)  # as many as the cross_encoder runs together
+            finished.append(priority)
+
+        call(1)
+        bulk = [pool.submit(call, 3) for _ in range(14)]
+        wait(bulk, return_when=FIRST_COMPLETED)  # now the others wait
+        usual = [pool.submit(call, None) for _ in range(3)]
+        wait([pool.submit(call, 1), *usual])
+    # What is sent last is answered after what the server has already taken: one of three is sure to be overtaken.
+    last_usual = max(place for place, priority in enumerate(finished) if priority is None)
+    assert finished.index(1, 1) < last_usual < 12
+    assert finished[-3:] == [3, 3, 3]

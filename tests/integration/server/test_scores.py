@@ -1,0 +1,101 @@
+"""Scores: equal to PyTorch's, free of their neighbours, and really merged."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from support import raw
+from support.texts import DOCUMENTS, PAIRS, QUERIES
+from triton_rerank import RerankClient
+from triton_rerank_build.checkpoints.demo import demo_checkpoint
+from triton_rerank_build.cli.examples import EXAMPLES
+
+
+@pytest.fixture(scope="module")
+def pytorch():
+    """Logits of PAIRS, one by one and in full precision."""
+    tokenizer = AutoTokenizer.from_pretrained(demo_checkpoint())
+    model = AutoModelForSequenceClassification.from_pretrained(demo_checkpoint(), dtype=torch.float32).eval()
+    with torch.inference_mode():
+        batches = (tokenizer(*pair, return_tensors="pt", truncation="only_second", max_length=512) for pair in PAIRS)
+        return np.array([model(**batch).logits.item() for batch in batches])
+
+
+def score(server, pairs):
+    with RerankClient(server.grpc_url) as client:
+        return np.array(client.score(pairs, normalize=False))
+
+
+def test_the_pairs_are_what_they_should_be(pytorch):
+    assert len(PAIRS) == 200
+    assert pytorch.std() > 1  # the oracle has something to tell apart
+
+
+@pytest.mark.parametrize("name", ["fp32_server", "onnxruntime_server"])
+def test_full_precision_equals_pytorch(name, pytorch, request):
+    served = score(request.getfixturevalue(name), PAIRS)
+    assert np.abs(served - pytorch).max() < 1e-3
+
+
+def test_served_precision_is_close_and_keeps_the_order(server, pytorch):
+    served = score(server, PAIRS)
+    assert np.abs(served - pytorch).max() < 0.1
+    for query in range(len(QUERIES)):
+        rows = slice(query * len(DOCUMENTS), (query + 1) * len(DOCUMENTS))
+        apart = np.subtract.outer(pytorch[rows], pytorch[rows])
+        told = np.subtract.outer(served[rows], served[rows])
+        assert (told[apart > 0.1] > 0).all(), QUERIES[query]
+
+
+@pytest.mark.parametrize("name", ["fp32_server", "onnxruntime_server"])
+def test_a_score_does_not_depend_on_its_neighbours(name, request):
+    server = request.getfixturevalue(name)
+    chosen = [PAIRS[place] for place in (0, 13, 38, 77, 123, 199)]
+    alone = np.concatenate([score(server, [pair]) for pair in chosen])
+    crowd = [pair for pair in PAIRS if pair not in chosen][: 100 - len(chosen)]
+    together = score(server, crowd[:40] + chosen + crowd[40:])[40 : 40 + len(chosen)]
+    assert np.abs(together - alone).max() < 1e-4
+    with ThreadPoolExecutor(12) as pool:
+        noise = [pool.submit(score, server, crowd[n::8]) for n in range(8)]
+        among = [pool.submit(score, server, chosen) for _ in range(4)]
+        for future in among:
+            assert np.abs(future.result() - alone).max() < 1e-4
+        for future in noise:
+            future.result()
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.title)
+def test_examples(server, example):
+    with RerankClient(server.grpc_url) as client:
+        response = client.rerank(example.query, example.documents)
+    assert response.results[0].index == example.best
+
+
+def requests_per_execution(server, documents_of):
+    """16 callers at once with 8 documents each; Triton's own count of requests in one execution."""
+    before = raw.statistics(server.grpc_url, "cross_encoder")
+    start = threading.Barrier(16)
+    with RerankClient(server.grpc_url) as client, ThreadPoolExecutor(16) as pool:
+
+        def caller(number):
+            start.wait()
+            for turn in range(4):
+                assert len(client.rerank(QUERIES[number], documents_of(number + turn)).results) == 8
+
+        list(pool.map(caller, range(16)))
+    after = raw.statistics(server.grpc_url, "cross_encoder")
+    return (after[0] - before[0]) / (after[1] - before[1])
+
+
+def test_callers_with_different_lengths_are_merged(server):
+    merged = requests_per_execution(server, lambda n: [f"{n} " + "word " * (5 * n + 12 * k) for k in range(8)])
+    assert merged > 3
+
+
+def test_callers_of_one_length_are_merged_by_the_gpu_config(onnxruntime_server):
+    merged = requests_per_execution(onnxruntime_server, lambda n: [f"{n} " + "word " * 40 for _ in range(8)])
+    assert merged > 1.5

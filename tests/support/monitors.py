@@ -1,0 +1,77 @@
+"""What watches a server in the tests: its metrics, and a real Prometheus with this project's rules."""
+
+import contextlib
+import json
+import re
+import shutil
+import subprocess
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+
+import pytest
+import yaml
+
+from support.deployment import RULES
+from triton_rerank_build.serving.server import free_ports
+
+
+def wait_until(condition, timeout_s=60):
+    deadline = time.monotonic() + timeout_s
+    while not (result := condition()):
+        assert time.monotonic() < deadline, f"not so after {timeout_s} s"
+        time.sleep(0.2)
+    return result
+
+
+def scrape(server):
+    """(name, labels, value) of every series."""
+    text = urllib.request.urlopen(server.metrics_url).read().decode()
+    return [
+        (name, dict(re.findall(r'(\w+)="([^"]*)"', labels)), float(value))
+        for name, labels, value in re.findall(r"^(\w+)(?:\{(.*)\})? (\S+)$", text, re.M)
+    ]
+
+
+def counter(server, name, **labels):
+    return next(value for other, its, value in scrape(server) if other == name and labels.items() <= its.items())
+
+
+class Prometheus:
+    """A real Prometheus with this project's rules, scraping one server every second."""
+
+    def __init__(self, folder, server):
+        executable = shutil.which("prometheus")
+        if executable is None:
+            pytest.skip("prometheus is not installed; on Debian and Ubuntu: apt-get install prometheus")
+        target = server.metrics_url.removeprefix("http://").removesuffix("/metrics")
+        (port,) = free_ports((0,))
+        self.url = f"http://127.0.0.1:{port}"
+        config = {
+            "global": {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"},
+            "rule_files": [str(RULES)],
+            "scrape_configs": [{"job_name": "reranker", "static_configs": [{"targets": [target]}]}],
+        }
+        (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
+        self.command = [
+            executable,
+            f"--config.file={folder / 'prometheus.yml'}",
+            f"--storage.tsdb.path={folder / 'data'}",
+            f"--web.listen-address=127.0.0.1:{port}",
+        ]
+
+    def __enter__(self):
+        self.process = subprocess.Popen(self.command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        return self
+
+    def __exit__(self, *_):
+        self.process.terminate()
+        self.process.wait()
+
+    def query(self, expression):
+        """What an instant query returns; nothing while Prometheus starts."""
+        url = f"{self.url}/api/v1/query?{urllib.parse.urlencode({'query': expression})}"
+        with contextlib.suppress(ConnectionError, urllib.error.URLError), urllib.request.urlopen(url) as response:
+            return json.load(response)["data"]["result"]
+        return []

@@ -1,0 +1,105 @@
+"""Tiny checkpoints of the three families, random weights, with tokenizers trained on a few sentences."""
+
+import json
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    RobertaConfig,
+    RobertaForSequenceClassification,
+    XLMRobertaConfig,
+    XLMRobertaForSequenceClassification,
+)
+
+from triton_rerank_build.parity.texts import PAIRS
+
+FAMILIES = ("bert", "roberta", "xlm-roberta")
+LIMIT = 80
+
+_VOCAB = 600
+_TEXTS = [text for pair in PAIRS for text in pair]
+_CLASSES = {
+    "bert": (BertConfig, BertForSequenceClassification),
+    "roberta": (RobertaConfig, RobertaForSequenceClassification),
+    "xlm-roberta": (XLMRobertaConfig, XLMRobertaForSequenceClassification),
+}
+
+
+def tiny_checkpoint(folder: Path, family: str, *, seed: int = 0, **overrides: object) -> Path:
+    """Write a checkpoint of 2 layers x 32 that takes 80 tokens.
+
+    Args:
+        overrides: Fields of the configuration.
+    """
+    tokenizer = tiny_tokenizer(family)
+    pad_id = tokenizer.token_to_id("[PAD]" if family == "bert" else "<pad>")
+    config_class, model_class = _CLASSES[family]
+    fields = {
+        "vocab_size": tokenizer.get_vocab_size(),
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "intermediate_size": 64,
+        "max_position_embeddings": LIMIT if family == "bert" else LIMIT + pad_id + 1,
+        "type_vocab_size": 2 if family == "bert" else 1,
+        "pad_token_id": pad_id,
+        "num_labels": 1,
+        # Wide enough for logits that differ from pair to pair.
+        "initializer_range": 0.3,
+    }
+    torch.manual_seed(seed)
+    model = model_class(config_class(**{**fields, **overrides}))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            # transformers starts every bias at 0 and every LayerNorm at 1: the graph would hold one constant for all.
+            if name.endswith("bias") or "LayerNorm" in name:
+                parameter.add_(torch.randn(parameter.shape), alpha=0.1)
+    model.save_pretrained(folder)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    special = _special_tokens(family)
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", **special}))
+    return folder
+
+
+def tiny_tokenizer(family: str) -> Tokenizer:
+    """A tokenizer of the kind that the family uses, trained on the parity texts."""
+    special = _special_tokens(family)
+    first = list(
+        dict.fromkeys([special["cls_token"], special["pad_token"], special["sep_token"], special["unk_token"]])
+    )
+    if family == "bert":
+        tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+        tokenizer.normalizer = normalizers.BertNormalizer()
+        tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+        trainer = trainers.WordPieceTrainer(vocab_size=_VOCAB, special_tokens=first, show_progress=False)
+    elif family == "roberta":
+        tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        tokenizer.decoder = decoders.ByteLevel()
+        trainer = trainers.BpeTrainer(vocab_size=_VOCAB, special_tokens=first, show_progress=False)
+    else:
+        tokenizer = Tokenizer(models.Unigram())
+        tokenizer.normalizer = normalizers.NFKC()
+        tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+        trainer = trainers.UnigramTrainer(
+            vocab_size=_VOCAB, special_tokens=first, unk_token="<unk>", show_progress=False
+        )
+    tokenizer.train_from_iterator(_TEXTS, trainer)
+    start, end = special["cls_token"], special["sep_token"]
+    double = "" if family == "bert" else f" {end}"
+    second_type = ":1" if family == "bert" else ""
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{start} $A {end}",
+        pair=f"{start} $A {end}{double} $B{second_type} {end}{second_type}",
+        special_tokens=[(token, tokenizer.token_to_id(token)) for token in (start, end)],
+    )
+    return tokenizer
+
+
+def _special_tokens(family: str) -> dict[str, str]:
+    if family == "bert":
+        return {"cls_token": "[CLS]", "pad_token": "[PAD]", "sep_token": "[SEP]", "unk_token": "[UNK]"}
+    return {"cls_token": "<s>", "pad_token": "<pad>", "sep_token": "</s>", "unk_token": "<unk>"}

@@ -1,0 +1,165 @@
+"""The committed config files hold each other: every arrow joins equal tensors, every limit agrees."""
+
+import re
+from itertools import pairwise
+
+import pytest
+
+from support import ROOT
+from support.configs import assert_arrows_join_equals, read_config
+from triton_rerank.transport.messages import DEFAULT_PRIORITY
+from triton_rerank_build.graphs.memory import GPU_MAX_LENGTH, V2_M3, batch_bytes, most_pairs, serving_bytes
+
+REPOSITORY = ROOT / "model_repository"
+CROSS_ENCODERS = ["config.pbtxt", "configs/cpu.pbtxt", "configs/tensorrt.pbtxt"]
+
+
+def read(name):
+    return read_config(REPOSITORY / name)
+
+
+@pytest.fixture(scope="module")
+def reranker():
+    return read("reranker/config.pbtxt")
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return read("tokenizer/config.pbtxt")
+
+
+@pytest.fixture(scope="module", params=CROSS_ENCODERS)
+def cross_encoder(request):
+    return read(f"cross_encoder/{request.param}")
+
+
+def test_folders_and_names_agree():
+    for path in REPOSITORY.rglob("*.pbtxt"):
+        assert read(path).name == path.relative_to(REPOSITORY).parts[0], path
+
+
+def test_every_arrow_joins_equal_names_types_and_dims(reranker, tokenizer, cross_encoder):
+    steps = {"tokenizer": tokenizer, "cross_encoder": cross_encoder}
+    assert [step.model_name for step in reranker.ensemble_scheduling.step] == list(steps)
+    assert_arrows_join_equals(reranker, steps)
+
+
+def test_every_max_batch_size_agrees(reranker, tokenizer, cross_encoder):
+    assert reranker.max_batch_size == tokenizer.max_batch_size == cross_encoder.max_batch_size
+
+
+@pytest.mark.parametrize("name", CROSS_ENCODERS[1:])
+def test_runtimes_differ_only_where_they_may(name):
+    may_differ = {
+        "backend",
+        "platform",
+        "default_model_filename",
+        "instance_group",
+        "parameters",
+        "optimization",
+        "model_warmup",
+    }
+    configs = [read(f"cross_encoder/{path}") for path in (CROSS_ENCODERS[0], name)]
+    for config in configs:
+        config.dynamic_batching.default_queue_policy.ClearField("max_queue_size")
+        for field in may_differ:
+            config.ClearField(field)
+        for tensor in config.input:
+            tensor.ClearField("allow_ragged_batch")
+    assert configs[0] == configs[1]
+
+
+def test_only_the_cpu_backend_takes_ragged_batches():
+    # On a GPU, requests of different padded lengths can't be one tensor: Triton joins only equal ones.
+    for path in CROSS_ENCODERS:
+        config = read(f"cross_encoder/{path}")
+        assert {tensor.allow_ragged_batch for tensor in config.input} == {config.backend == "rerank_openvino"}
+
+
+def test_instances_are_said_and_batching_is_on(tokenizer, cross_encoder):
+    for config in (tokenizer, cross_encoder):
+        assert [group.count for group in config.instance_group] == [1]
+        assert config.HasField("dynamic_batching")
+
+
+def test_the_queue_that_grows_has_priorities_a_limit_and_drops_what_nobody_waits_for(cross_encoder):
+    batching = cross_encoder.dynamic_batching
+    assert (batching.priority_levels, batching.default_priority_level) == (6, 2 * DEFAULT_PRIORITY)
+    begun = batching.priority_queue_policy
+    assert set(begun) == {1, 3, 5}  # the default policy holds for calls that wait to begin
+    for policy in (batching.default_queue_policy, *begun.values()):
+        assert policy.allow_timeout_override
+        assert policy.timeout_action == policy.REJECT
+        assert policy.default_timeout_microseconds > 0  # a request's own timeout can only shorten this one
+    # What a call sends at once, of as many calls as may begin together.
+    assert all(policy.max_queue_size >= 16 * 16 for policy in begun.values())
+
+
+def test_the_tokenizer_has_none_of_them_so_that_its_batcher_prepares_ahead(tokenizer):
+    assert not tokenizer.dynamic_batching.ListFields()
+
+
+def test_ready_means_warm(cross_encoder):
+    # rerank_openvino warms itself, and refuses rows without a token, which is all that warm-up data can be.
+    assert bool(cross_encoder.model_warmup) == (cross_encoder.backend != "rerank_openvino")
+    for sample in cross_encoder.model_warmup:
+        assert {name: (value.data_type, len(value.dims)) for name, value in sample.inputs.items()} == {
+            item.name: (item.data_type, len(item.dims)) for item in cross_encoder.input
+        }
+
+
+def test_buckets_are_fine_and_reach_the_longest_checkpoint(tokenizer):
+    buckets = [int(bucket) for bucket in tokenizer.parameters["buckets"].string_value.split()]
+    assert buckets == sorted(set(buckets))
+    assert buckets[:8] == list(range(16, 129, 16))
+    assert buckets[-1] == 8192
+    assert all(after <= 1.5 * before for before, after in pairwise(buckets[2:]))
+
+
+def test_every_value_is_explained():
+    for path in REPOSITORY.rglob("*.pbtxt"):
+        text = path.read_text()
+        assert text.startswith("#"), f"{path} opens with a sentence to its reader"
+        for number, line in enumerate(text.splitlines(), 1):
+            key = line.split("#")[0].strip()
+            if key.startswith(("max_batch_size", "instance_group", "max_queue_size", "timeout_action")):
+                block = "\n".join(text.splitlines()[max(0, number - 5) : number])
+                assert "#" in block, f"{path}:{number} says no reason"
+
+
+# What the comments say of memory, for bge-reranker-v2-m3 at fp16: (file, in its words, bytes).
+STATED = [
+    ("config.pbtxt", "5.2 GB at 512 tokens", serving_bytes(V2_M3, 64, 512)),
+    ("config.pbtxt", "14.7 GB at 1,024", serving_bytes(V2_M3, 64, 1024)),
+    ("config.pbtxt", "49.7 GB at 2,048", serving_bytes(V2_M3, 64, 2048)),
+    ("config.pbtxt", "711 GB at 8,192", serving_bytes(V2_M3, 64, 8192)),
+    ("configs/tensorrt.pbtxt", "14.7 GB with one", serving_bytes(V2_M3, 64, 1024)),
+    ("configs/tensorrt.pbtxt", "28.2 GB with two", serving_bytes(V2_M3, 64, 1024) + batch_bytes(V2_M3, 64, 1024)),
+]
+
+
+@pytest.mark.parametrize(("name", "words", "num_bytes"), STATED)
+def test_the_worst_case_of_a_merged_batch_stands_beside_the_limit(name, words, num_bytes):
+    # One line, without the marks of the comment.
+    text = " ".join((REPOSITORY / "cross_encoder" / name).read_text().replace("\n#", " ").split())
+    assert words in text
+    stated = float(words.split(" GB")[0])
+    assert round(num_bytes / 1e9, 1 if stated < 100 else 0) == stated
+
+
+def test_the_shipped_limits_fit_a_card_of_24_gb(cross_encoder):
+    rows = cross_encoder.max_batch_size
+    profiles = [name for group in cross_encoder.instance_group for name in group.profile] or ["0"]
+    batches = len(profiles) * batch_bytes(V2_M3, rows, GPU_MAX_LENGTH)
+    # Two thirds of it: the rest is for CUDA and for what the allocator holds.
+    assert V2_M3.num_parameters * 2 + batches < 24e9 * 2 / 3
+    assert [most_pairs(V2_M3, length, 20e9) for length in (2048, 8192)] == [24, 1]
+
+
+def test_the_table_of_the_builders_readme():
+    readme = (REPOSITORY.parent / "build" / "README.md").read_text()
+    rows = re.findall(r"^\| (\d+) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \|$", readme, re.M)
+    assert [int(row[0]) for row in rows] == [64, 16, 4, 1]
+    for rows_of_batch, *stated in rows:
+        computed = [serving_bytes(V2_M3, int(rows_of_batch), length) / 1e9 for length in (512, 1024, 2048, 8192)]
+        assert [round(number, 1) for number in computed] == list(map(float, stated))

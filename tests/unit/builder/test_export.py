@@ -1,0 +1,243 @@
+"""Tiny checkpoints of every family, exported for real and held against transformers."""
+
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import openvino
+import pytest
+import torch
+from tokenizers import Tokenizer
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from support.tiny_models import FAMILIES, LIMIT, tiny_checkpoint
+from triton_rerank_build import Manifest, export, verify
+from triton_rerank_build.parity.texts import HARD_PAIRS, PAIRS
+
+TOLERANCE = {"fp32": 1e-4, "fp16": 2e-2}
+
+
+class Exported:
+    """A tiny checkpoint and its installed graph."""
+
+    def __init__(self, folder: Path, family: str, precision: str) -> None:
+        self.precision = precision
+        self.checkpoint = tiny_checkpoint(folder / "checkpoint", family)
+        self.repository = folder / "repository"
+        self.manifest = export(str(self.checkpoint), repository=self.repository, precision=precision)
+        self.graph_path = self.repository / "cross_encoder/1/model.onnx"
+        self.session = onnxruntime.InferenceSession(str(self.graph_path), providers=["CPUExecutionProvider"])
+
+    def logits(self, input_ids: np.ndarray, attention_mask: np.ndarray) -> np.ndarray:
+        feed = {"input_ids": input_ids.astype(np.int32), "attention_mask": attention_mask.astype(np.int32)}
+        return self.session.run(["logits"], feed)[0]
+
+    def reference(self, encoded: dict[str, torch.Tensor]) -> np.ndarray:
+        model = AutoModelForSequenceClassification.from_pretrained(self.checkpoint).eval()
+        with torch.inference_mode():
+            return model(**encoded).logits.numpy()
+
+    def encode(self, pairs: list[tuple[str, str]]) -> dict[str, torch.Tensor]:
+        tokenizer = AutoTokenizer.from_pretrained(self.checkpoint)
+        queries, documents = zip(*pairs, strict=True)
+        return tokenizer(
+            list(queries),
+            list(documents),
+            padding=True,
+            truncation="only_second",
+            max_length=LIMIT,
+            return_tensors="pt",
+            return_token_type_ids="bert" in str(self.manifest.family) and "roberta" not in self.manifest.family,
+        )
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    @cache
+    def make(family: str, precision: str) -> Exported:
+        return Exported(tmp_path_factory.mktemp(f"{family}-{precision}"), family, precision)
+
+    return make
+
+
+every_family = pytest.mark.parametrize("family", FAMILIES)
+every_precision = pytest.mark.parametrize("precision", ["fp32", "fp16"])
+
+
+@every_family
+@every_precision
+def test_logits_equal_those_of_transformers_in_a_padded_batch(exported, family, precision):
+    model = exported(family, precision)
+    encoded = model.encode([pair for pair in PAIRS if len(pair[0]) < 40])
+
+    found = model.logits(encoded["input_ids"].numpy(), encoded["attention_mask"].numpy())
+
+    expected = model.reference(dict(encoded))
+    assert found.dtype == np.float32
+    assert np.abs(found - expected).max() <= TOLERANCE[precision]
+    assert expected.std() > 0.05, "logits that are all the same would prove nothing"
+
+
+@every_family
+@every_precision
+@pytest.mark.parametrize("num_pairs", [1, 2, 7])
+@pytest.mark.parametrize("length", [1, 2, 17, LIMIT])
+def test_any_number_of_pairs_of_any_length_runs(exported, family, precision, num_pairs, length):
+    ids = np.full((num_pairs, length), 7)
+    logits = exported(family, precision).logits(ids, np.ones_like(ids))
+    assert logits.shape == (num_pairs, 1)
+    assert np.isfinite(logits).all()
+
+
+@every_family
+@every_precision
+def test_a_row_of_padding_alone_is_finite_and_harms_no_neighbour(exported, family, precision):
+    model = exported(family, precision)
+    encoded = model.encode(list(PAIRS[:1]))
+    ids, mask = encoded["input_ids"].numpy(), encoded["attention_mask"].numpy()
+    padding = np.full_like(ids, 1)
+
+    logits = model.logits(np.concatenate([ids, padding]), np.concatenate([mask, np.zeros_like(mask)]))
+
+    assert np.isfinite(logits).all()
+    assert logits[0] == pytest.approx(model.logits(ids, mask)[0], abs=1e-5)
+
+
+@every_family
+def test_padding_changes_nothing(exported, family):
+    model = exported(family, "fp32")
+    encoded = model.encode(list(PAIRS[:1]))
+    ids, mask = encoded["input_ids"].numpy()[:, :40], encoded["attention_mask"].numpy()[:, :40]
+    pad_id = Tokenizer.from_file(str(model.repository / "tokenizer/1/tokenizer.json")).padding["pad_id"]
+    wide = np.full((1, LIMIT), pad_id)
+    wide[:, : ids.shape[1]] = ids
+
+    padded = model.logits(wide, (np.arange(LIMIT) < ids.shape[1])[None, :])
+
+    assert padded == pytest.approx(model.logits(ids, mask), abs=1e-5)
+
+
+@every_family
+@every_precision
+def test_the_graph_loads_in_the_oldest_runtime_and_has_the_agreed_signature(exported, family, precision):
+    model = onnx.load(str(exported(family, precision).graph_path), load_external_data=False)
+    assert model.ir_version <= 10
+    assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", 18)]
+    signature = [
+        (value.name, value.type.tensor_type.elem_type, [dim.dim_param or dim.dim_value for dim in shape.dim])
+        for value in (*model.graph.input, *model.graph.output)
+        for shape in [value.type.tensor_type.shape]
+    ]
+    assert signature == [
+        ("input_ids", onnx.TensorProto.INT32, ["num_pairs", "length"]),
+        ("attention_mask", onnx.TensorProto.INT32, ["num_pairs", "length"]),
+        ("logits", onnx.TensorProto.FLOAT, ["num_pairs", 1]),
+    ]
+
+
+@every_family
+def test_fp16_keeps_what_can_overflow_in_fp32(exported, family):
+    model = onnx.shape_inference.infer_shapes(onnx.load(str(exported(family, "fp16").graph_path)))
+    types = {value.name: value.type.tensor_type.elem_type for value in (*model.graph.value_info, *model.graph.output)}
+    for node in model.graph.node:
+        if node.op_type in {"LayerNormalization", "Softmax", "Tanh"}:
+            assert types[node.output[0]] == onnx.TensorProto.FLOAT, node.name
+    products = [node for node in model.graph.node if node.op_type == "MatMul"]
+    # All but the two of the classifier.
+    assert sum(types[node.output[0]] == onnx.TensorProto.FLOAT16 for node in products) == len(products) - 2
+
+
+@every_family
+@every_precision
+def test_tokens_are_counted_in_integers(exported, family, precision):
+    # A runtime that lowers floats to bf16 counts no further than 256.
+    model = onnx.shape_inference.infer_shapes(onnx.load(str(exported(family, precision).graph_path)))
+    types = {value.name: value.type.tensor_type.elem_type for value in model.graph.value_info}
+    sums = [node for node in model.graph.node if node.op_type == "CumSum"]
+    assert [types[node.output[0]] for node in sums] == [onnx.TensorProto.INT32]
+
+
+@every_family
+def test_no_path_of_this_machine_is_left_in_the_graph(exported, family):
+    content = exported(family, "fp32").graph_path.read_bytes()
+    assert b".py" not in content
+    assert b"stack_trace" not in content
+
+
+@every_family
+@every_precision
+def test_openvino_computes_the_same(exported, family, precision):
+    model = exported(family, precision)
+    encoded = model.encode(list(PAIRS[:4]))
+    ids, mask = encoded["input_ids"].numpy().astype(np.int32), encoded["attention_mask"].numpy().astype(np.int32)
+    compiled = openvino.Core().compile_model(str(model.graph_path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+
+    found = compiled({"input_ids": ids, "attention_mask": mask})[0]
+
+    assert np.abs(found - model.reference(dict(encoded))).max() <= TOLERANCE[precision]
+
+
+def test_fp16_survives_activations_near_the_end_of_its_range(tmp_path):
+    # The sums before the second LayerNorm reach thousands: their squares are far beyond 65,504.
+    checkpoint = tiny_checkpoint(tmp_path / "checkpoint", "xlm-roberta")
+    model = AutoModelForSequenceClassification.from_pretrained(checkpoint)
+    with torch.no_grad():
+        for layer in model.roberta.encoder.layer:
+            layer.output.dense.weight *= 3000
+    model.save_pretrained(checkpoint)
+    manifest = export(str(checkpoint), repository=tmp_path / "repository", precision="fp16")
+    assert manifest.parity.worst_difference <= 2e-2
+
+
+@every_family
+def test_the_manifest_tells_what_was_made_and_how_it_was_proved(exported, family):
+    model = exported(family, "fp32")
+    manifest = model.manifest
+    assert (manifest.family, manifest.precision, manifest.max_length, manifest.checkpoint) == (
+        family,
+        "fp32",
+        LIMIT,
+        "checkpoint",
+    )
+    assert 0 < manifest.parity.worst_difference <= 1e-4
+    assert manifest.parity.longest == LIMIT
+    assert set(manifest.artefacts) == {
+        "cross_encoder/1/model.onnx",
+        "cross_encoder/1/model.onnx.data",
+        "tokenizer/1/tokenizer.json",
+    }
+    assert {"torch", "transformers", "onnx", "onnxruntime", "tokenizers", "triton-rerank-build"} <= set(manifest.tools)
+    for name in ("cross_encoder", "tokenizer"):
+        assert Manifest.from_json((model.repository / name / "1/manifest.json").read_text()) == manifest
+    assert verify(model.repository) == manifest
+
+
+@every_family
+def test_the_saved_tokenizer_gives_the_ids_of_transformers_and_both_limits(exported, family):
+    model = exported(family, "fp32")
+    tokenizer = Tokenizer.from_file(str(model.repository / "tokenizer/1/tokenizer.json"))
+    assert tokenizer.truncation["max_length"] == LIMIT
+    assert tokenizer.padding["pad_token"] == ("[PAD]" if family == "bert" else "<pad>")
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    reference = AutoTokenizer.from_pretrained(model.checkpoint)
+    for query, document in (*PAIRS, *HARD_PAIRS):
+        assert tokenizer.encode(query, document).ids == reference([query], [document])["input_ids"][0]
+
+
+@pytest.mark.parametrize("overrides", [{"hidden_act": "gelu_new"}, {"hidden_act": "relu"}, {"type_vocab_size": 1}])
+def test_what_a_configuration_may_change_is_followed(tmp_path, overrides):
+    checkpoint = tiny_checkpoint(tmp_path / "checkpoint", "bert", **overrides)
+    assert export(str(checkpoint), repository=tmp_path / "repository").parity.worst_difference <= 1e-4
+
+
+def test_fp16_goes_as_far_as_a_gpu_holds_a_full_batch_unless_told_otherwise(tmp_path, caplog):
+    # Positions enough for more; it is the limit that is exported, not the rows that are computed.
+    checkpoint = tiny_checkpoint(tmp_path / "checkpoint", "bert", max_position_embeddings=1100)
+    caplog.set_level("INFO", "triton_rerank_build")
+    assert export(str(checkpoint), repository=tmp_path / "fp16", precision="fp16").max_length == 1024
+    assert "up to 1024 of its 1100 tokens, for GPUs of 24 GB (--max-length)" in caplog.text
+    options = {"precision": "fp16", "max_length": 1100}
+    assert export(str(checkpoint), repository=tmp_path / "longer", **options).max_length == 1100

@@ -1,0 +1,170 @@
+"""int8: what is stored, how exact it is, that it ranks as PyTorch does, and that a wrong graph is found out."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from functools import cache
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from support.tiny_models import FAMILIES, LIMIT, tiny_checkpoint
+from triton_rerank_build import EmbeddedServer, ParityError, UnsupportedModelError, export, verify
+from triton_rerank_build.checkpoints.resolve import resolve_checkpoint
+from triton_rerank_build.graphs.onnx import load_model
+from triton_rerank_build.graphs.quantize import quantize
+from triton_rerank_build.graphs.tokenizer import load_tokenizer
+from triton_rerank_build.late_interaction.settings import LateOptions
+from triton_rerank_build.parity.compare import (
+    LOWEST_TAU,
+    compare_ranking,
+    kendall_tau,
+    make_batches,
+    prove,
+    reference_logits,
+)
+from triton_rerank_build.parity.texts import PAIRS
+
+every_family = pytest.mark.parametrize("family", FAMILIES)
+
+
+class Quantized:
+    """A tiny checkpoint at int8, and what PyTorch makes of it."""
+
+    def __init__(self, folder, family):
+        self.source = resolve_checkpoint(str(tiny_checkpoint(folder / "checkpoint", family)))
+        self.repository = folder / "repository"
+        self.manifest = export(str(self.source.folder), repository=self.repository, precision="int8")
+        self.graph_path = self.repository / "cross_encoder/1/model.onnx"
+
+    @property
+    def tensors(self):
+        return {tensor.name: numpy_helper.to_array(tensor) for tensor in onnx.load(self.graph_path).graph.initializer}
+
+    def reference(self):
+        model = load_model(self.source)
+        batches = make_batches(load_tokenizer(self.source), LIMIT, model.config.pad_token_id)
+        return batches, reference_logits(model, batches)
+
+
+@pytest.fixture(scope="module")
+def quantized(tmp_path_factory):
+    return cache(lambda family: Quantized(tmp_path_factory.mktemp(family), family))
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_no_value_moves_by_more_than_half_a_step(axis):
+    values = np.random.default_rng(0).normal(size=(5000, 24)).astype(np.float32)
+    values[7], values[:, 5] = 0, 0
+    stored, scales = quantize(values, axis)
+    assert stored.dtype == np.int8
+    assert scales.shape == ((5000, 1) if axis == 0 else (1, 24))
+    assert np.abs(stored * scales - values).max() <= scales.max() / 2 * 1.001
+    assert np.array_equal(np.abs(stored).max(axis=1 - axis) == 127, np.abs(values).max(axis=1 - axis) > 0)
+
+
+@every_family
+def test_matrices_and_words_are_int8_and_nothing_of_them_is_left_in_floats(quantized, family):
+    tensors = quantized(family).tensors
+    stored = {name.removesuffix(".int8") for name, values in tensors.items() if values.dtype == np.int8}
+    matrices = {"query", "key", "value", "attention_out", "wide", "wide_out"}
+    wanted = {f"layers.{layer}.{name}.weight" for layer in range(2) for name in matrices}
+    assert stored == {*wanted, "embeddings.word.weight"}
+    assert not stored & tensors.keys()
+    assert tensors["embeddings.position.weight"].dtype == np.float32
+    assert tensors["dense.weight"].dtype == np.float32
+
+
+@every_family
+def test_the_manifest_says_how_well_it_ranks(quantized, family):
+    manifest = quantized(family).manifest
+    assert manifest.precision == "int8"
+    assert LOWEST_TAU <= manifest.parity.kendall_tau < 1
+    # Rounding shows: an int8 graph that equals PyTorch would be none.
+    assert 1e-3 < manifest.parity.worst_difference <= manifest.parity.tolerance
+    assert manifest.parity.longest == LIMIT
+    assert verify(quantized(family).repository) == manifest
+
+
+@pytest.mark.parametrize("name", ["layers.0.wide.weight.scales", "embeddings.word.weight.scales"])
+def test_a_graph_with_wrong_scales_fails(quantized, tmp_path, name):
+    tiny = quantized("xlm-roberta")
+    model = onnx.load(tiny.graph_path)
+    (tensor,) = [tensor for tensor in model.graph.initializer if tensor.name == name]
+    tensor.CopyFrom(numpy_helper.from_array(-numpy_helper.to_array(tensor), name))
+    onnx.save(model, tmp_path / "model.onnx")
+    with pytest.raises(ParityError, match=r"int8 in OpenVINO ranks otherwise than PyTorch: Kendall's tau [-0-9.]+, "):
+        prove(tmp_path / "model.onnx", *tiny.reference(), "int8")
+
+
+def test_a_logit_that_is_no_number_fails_and_so_does_the_opposite_order(quantized):
+    batches, expected = quantized("bert").reference()
+    broken = [logits.copy() for logits in expected]
+    broken[3][0] = np.nan
+    with pytest.raises(ParityError, match="differ by nan"):
+        compare_ranking(batches, expected, broken, "OpenVINO")
+    with pytest.raises(ParityError, match=r"Kendall's tau -1\.000"):
+        compare_ranking(batches, expected, [-logits for logits in expected], "OpenVINO")
+
+
+def test_kendalls_tau_counts_couples():
+    want = np.array([1.0, 2.0, 3.0, 3.0], np.float32)
+    # Of the five couples that `want` tells apart, one is turned round and one is tied.
+    assert kendall_tau(want, np.array([2.0, 1.0, 2.0, 5.0], np.float32)) == pytest.approx((3 - 1) / 5)
+
+
+@pytest.mark.parametrize("runtime", ["openvino", "onnxruntime"])
+def test_triton_serves_it(quantized, runtime):
+    from triton_rerank import RerankClient
+
+    tiny = quantized("xlm-roberta")
+    batches, expected = tiny.reference()
+    with EmbeddedServer(tiny.repository, runtime=runtime) as server, RerankClient(server.grpc_url) as client:
+        served = client.score(list(PAIRS), normalize=False)
+    (place,) = [place for place, batch in enumerate(batches) if batch.name == "all pairs in one padded batch"]
+    # Those that had to be cut are other texts there.
+    whole = batches[place].attention_mask.sum(axis=1)[: len(PAIRS)] < LIMIT
+    assert whole.sum() >= 10
+    wanted = expected[place].ravel()[: len(PAIRS)]
+    assert kendall_tau(wanted[whole], np.array(served, np.float32)[whole]) >= LOWEST_TAU
+
+
+def test_late_interaction_is_refused(tmp_path):
+    checkpoint = tiny_checkpoint(tmp_path / "checkpoint", "bert")
+    with pytest.raises(UnsupportedModelError, match="late interaction is exported at fp32 or fp16, not at int8"):
+        export(str(checkpoint), repository=tmp_path / "repository", precision="int8", late_interaction=LateOptions())
+
+
+def test_the_scripts_that_compare_precisions(quantized, tmp_path):
+    tiny = quantized("xlm-roberta")
+    export(str(tiny.source.folder), repository=tmp_path / "fp32")
+    data = tmp_path / "set"
+    data.mkdir()
+    lines = [json.dumps({"_id": f"d{place}", "text": document}) for place, (_, document) in enumerate(PAIRS)]
+    (data / "corpus.jsonl").write_text("\n".join(lines))
+    (data / "queries.jsonl").write_text(json.dumps({"_id": "q0", "text": PAIRS[0][1]}))
+    (data / "qrels.tsv").write_text("query-id\tcorpus-id\tscore\nq0\td0\t1\n")
+
+    speed = script("precisions", tmp_path / "fp32", tiny.repository, "--pairs=2", "--tokens=16", "--rounds=2")
+    keys = [entry.partition("=")[0] for entry in speed.split()[1:]]
+    assert keys[0] == "fp32_openvino_f32"
+    assert {"int8_openvino_f32", "int8_onnxruntime"} <= set(keys)
+
+    ranking = script("ranking", tmp_path / "fp32", tiny.repository, "--beir", data)
+    assert re.fullmatch(r"RESULT least_points=-?[0-9.]+ least_tau=-?[0-9.]+", ranking)
+
+    memory = script("long_documents", tiny.repository, "--long=2", "--short=3")
+    assert re.fullmatch(r"RESULT loaded_gb=0\.\d+ long_gb=0\.\d+ beside_short_gb=0\.\d+", memory)
+
+
+def script(name, *arguments):
+    """The last line that a benchmark prints."""
+    command = [sys.executable, "-m", f"benchmarks.{name}", *map(str, arguments)]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()[-1]

@@ -1,0 +1,50 @@
+import pytest
+from tritonclient.grpc import InferenceServerClient
+from tritonclient.utils import InferenceServerException
+
+import triton_rerank as tr
+from triton_rerank.errors import error_from_status
+
+
+@pytest.mark.parametrize(
+    ("status", "message", "kind", "also"),
+    [
+        ("INVALID_ARGUMENT", "max_length is 9000, the limit is 8192", tr.InvalidRequestError, ValueError),
+        ("NOT_FOUND", "Request for unknown model: 'x' is not found", tr.ModelNotFoundError, tr.RerankError),
+        (
+            "NOT_FOUND",
+            "Request for unknown model: 'x' has no available versions",
+            tr.ServerUnavailableError,
+            tr.RerankError,
+        ),
+        ("UNAVAILABLE", "failed to connect to all addresses", tr.ServerUnavailableError, ConnectionError),
+        ("UNAVAILABLE", "Socket closed", tr.ServerUnavailableError, ConnectionError),
+        ("UNAVAILABLE", "[request id: 1] Exceeds maximum queue size", tr.ServerOverloadedError, ConnectionError),
+        ("UNAVAILABLE", "Request timeout expired", tr.ServerOverloadedError, ConnectionError),
+        ("RESOURCE_EXHAUSTED", "too many streams", tr.ServerOverloadedError, ConnectionError),
+        ("RESOURCE_EXHAUSTED", "Received message larger than max (9 vs. 4)", tr.InvalidRequestError, ValueError),
+        ("DEADLINE_EXCEEDED", "Deadline Exceeded", tr.RequestTimeoutError, TimeoutError),
+        ("CANCELLED", "Locally cancelled by application!", tr.RequestCancelledError, tr.RerankError),
+        ("INTERNAL", "onnx runtime error 6", tr.InferenceError, tr.RerankError),
+        ("INTERNAL", "Received RST_STREAM with error code 2", tr.ServerUnavailableError, ConnectionError),
+        ("UNKNOWN", "Stream removed", tr.InferenceError, tr.RerankError),
+        ("UNIMPLEMENTED", None, tr.InferenceError, tr.RerankError),
+    ],
+)
+def test_every_status_has_its_error(status, message, kind, also):
+    error = error_from_status(status, message, "host:8001")
+    assert type(error) is kind
+    assert isinstance(error, also)
+    assert str(error).startswith(f"host:8001: {message or 'no reason given'}")
+
+
+def test_a_dead_address_gets_a_remedy():
+    error = error_from_status("UNAVAILABLE", "failed to connect to all addresses", "host:8001")
+    assert "is Triton running there?" in str(error)
+
+
+def test_tritonclients_own_status_text_is_understood():
+    with InferenceServerClient("127.0.0.1:1") as client, pytest.raises(InferenceServerException) as caught:
+        client.is_server_live()
+    error = error_from_status(caught.value.status(), caught.value.message(), "127.0.0.1:1")
+    assert type(error) is tr.ServerUnavailableError

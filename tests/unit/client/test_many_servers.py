@@ -1,0 +1,127 @@
+import os
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor, wait
+from types import SimpleNamespace
+
+import pytest
+
+from support.fake_triton import FakeTriton
+from support.twins import TWINS
+from triton_rerank import RerankClient, ServerUnavailableError
+
+DOCUMENTS = [str(number) for number in range(100)]
+
+
+@pytest.fixture(params=sorted(TWINS))
+def client_class(request):
+    return TWINS[request.param]
+
+
+@pytest.fixture
+def servers():
+    running = [FakeTriton().__enter__() for _ in range(3)]
+    yield running
+    for server in running:
+        server.stop()
+
+
+def test_requests_go_to_all_by_turns(client_class, servers):
+    with client_class([server.url for server in servers]) as client:
+        for _ in range(30):
+            client.rerank("q", ["1"])
+    assert min(len(server.requests) for server in servers) >= 9
+
+
+def test_the_parts_of_one_call_are_spread(client_class, servers):
+    with client_class([server.url for server in servers]) as client:
+        client.rerank("q", DOCUMENTS)
+    assert min(len(server.requests) for server in servers) >= 1
+
+
+def test_a_dead_server_loses_no_call_and_is_used_again_when_back(client_class, servers):
+    with client_class([server.url for server in servers], max_retries=0, timeout=20) as client:
+        client.rerank("q", DOCUMENTS)
+        port = servers[0].port
+        servers[0].stop()
+        for _ in range(50):
+            assert client.rerank("q", DOCUMENTS)[0].document == "99"
+        with FakeTriton(port=port) as back:
+            for _ in range(2000):
+                client.rerank("q", ["1"])
+                if back.requests:
+                    break
+            assert back.requests
+
+
+def test_when_all_are_dead_the_last_error_is_told(client_class):
+    dead = ["127.0.0.1:1", "127.0.0.1:2"]
+    with client_class(dead, max_retries=1) as client, pytest.raises(ServerUnavailableError, match="is Triton running"):
+        client.rerank("q", ["1"])
+
+
+def test_names_are_resolved_and_used_by_turns(client_class, servers):
+    with client_class(f"dns:///localhost:{servers[0].port}") as client:
+        assert client.rerank("q", DOCUMENTS)[0].document == "99"
+
+
+def test_32_threads_share_a_client(servers):
+    wrong = []
+
+    def work(client, number):
+        for turn in range(20):
+            expected = str(1000 + number * 100 + turn)
+            response = client.rerank("q", [*DOCUMENTS[:40], expected])
+            if response[0].document != expected or len(response) != 41:
+                wrong.append(response)
+
+    with RerankClient([server.url for server in servers]) as client:
+        threads = [threading.Thread(target=work, args=(client, number)) for number in range(32)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert wrong == []
+    assert sum(server.config_calls for server in servers) <= 32
+
+
+def test_a_thread_that_comes_while_another_opens_the_client_waits(servers, monkeypatch):
+    opening, go_on = threading.Event(), threading.Event()
+
+    def slow_getpid():
+        opening.set()
+        assert go_on.wait(10)
+        return os.getpid()
+
+    monkeypatch.setattr("triton_rerank.client.os", SimpleNamespace(getpid=slow_getpid))
+    with RerankClient(servers[0].url) as client, ThreadPoolExecutor(2) as pool:
+        first = pool.submit(client.rerank, "q", ["1"])
+        assert opening.wait(10)
+        monkeypatch.undo()
+        second = pool.submit(client.rerank, "q", ["2"])
+        wait([second], timeout=0.5)
+        go_on.set()
+        assert [call.result()[0].document for call in (first, second)] == ["1", "2"]
+
+
+def test_a_client_made_before_a_fork_works_in_the_child_if_not_used_before(servers):
+    # In a process of its own: this one has used gRPC, which does not survive a fork.
+    code = f"""
+import os, sys
+from triton_rerank import RerankClient
+client = RerankClient({servers[0].url!r})
+if os.fork() == 0:
+    os._exit(0 if client.rerank("q", ["1", "2"])[0].document == "2" else 1)
+assert os.waitstatus_to_exitcode(os.wait()[1]) == 0
+client.rerank("q", ["1"])
+if os.fork() == 0:
+    try:
+        client.rerank("q", ["1"])
+    except RuntimeError as error:
+        os._exit(0 if "forked" in str(error) else 2)
+    os._exit(3)
+assert os.waitstatus_to_exitcode(os.wait()[1]) == 0
+"""
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr

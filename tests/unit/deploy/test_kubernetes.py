@@ -1,0 +1,122 @@
+"""deploy/kubernetes: schemas, names that meet, and the same server as docker-compose.yml's."""
+
+import re
+import shutil
+import subprocess
+
+import kubernetes_validate
+import pytest
+import yaml
+
+from support.deployment import ROOT, RULES
+
+FOLDER = ROOT / "deploy" / "kubernetes"
+KUSTOMIZATION = yaml.safe_load((FOLDER / "kustomization.yaml").read_text())
+RESOURCES = {name: yaml.safe_load((FOLDER / name).read_text()) for name in KUSTOMIZATION["resources"]}
+COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]["triton"]
+POD = RESOURCES["deployment.yaml"]["spec"]["template"]
+CONTAINER = POD["spec"]["containers"][0]
+CUSTOM = {"podmonitor.yaml"}  # of the Prometheus operator; Kubernetes has no schema of it
+
+
+@pytest.mark.parametrize("name", sorted(set(RESOURCES) - CUSTOM))
+@pytest.mark.parametrize("version", ["1.29", "1.31"])
+def test_schema(name, version):
+    kubernetes_validate.validate(RESOURCES[name], version, strict=True)
+
+
+def test_every_file_is_a_resource():
+    files = {path.name for path in FOLDER.iterdir()} - {"kustomization.yaml"}
+    assert files == set(RESOURCES)
+
+
+def test_kustomize_builds_it():
+    kubectl = shutil.which("kubectl")
+    if kubectl is None:
+        pytest.skip("kubectl is not installed; it brings `kubectl kustomize`")
+    built = subprocess.run([kubectl, "kustomize", FOLDER], capture_output=True, text=True, check=True)
+    documents = list(yaml.safe_load_all(built.stdout))
+    assert len(documents) == len(RESOURCES)
+    assert all(d["kind"] == "Namespace" or d["metadata"]["namespace"] == "reranker" for d in documents)
+    (image,) = re.findall(r"image: (\S+)", built.stdout)
+    assert image == COMPOSE["image"]
+
+
+def test_the_same_options_as_with_compose():
+    options = [re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", option) for option in COMPOSE["command"]]
+    assert CONTAINER["args"] == options
+
+
+def test_every_selector_finds_the_pods():
+    labels = POD["metadata"]["labels"]
+    spec = {name: resource["spec"] for name, resource in RESOURCES.items() if "spec" in resource}
+    selectors = [
+        spec["deployment.yaml"]["selector"]["matchLabels"],
+        POD["spec"]["topologySpreadConstraints"][0]["labelSelector"]["matchLabels"],
+        spec["service.yaml"]["selector"],
+        spec["disruption.yaml"]["selector"]["matchLabels"],
+        spec["network.yaml"]["podSelector"]["matchLabels"],
+        spec["podmonitor.yaml"]["selector"]["matchLabels"],
+    ]
+    assert all(selector and selector.items() <= labels.items() for selector in selectors)
+
+
+def test_every_port_has_its_name():
+    ports = {port["name"]: port["containerPort"] for port in CONTAINER["ports"]}
+    assert ports == {"http": 8000, "grpc": 8001, "metrics": 8002}
+    for port in RESOURCES["service.yaml"]["spec"]["ports"]:
+        assert ports[port["targetPort"]] == port["port"]
+    allowed = [p["port"] for rule in RESOURCES["network.yaml"]["spec"]["ingress"] for p in rule["ports"]]
+    assert set(allowed) == set(ports)
+    assert RESOURCES["podmonitor.yaml"]["spec"]["podMetricsEndpoints"][0]["port"] in ports
+
+
+def test_clients_find_every_pod_themselves():
+    assert RESOURCES["service.yaml"]["spec"]["clusterIP"] == "None"
+
+
+def test_the_rules_job_is_the_pod_monitors():
+    label = RESOURCES["podmonitor.yaml"]["spec"]["jobLabel"]
+    assert f'job="{POD["metadata"]["labels"][label]}"' in RULES.read_text()
+
+
+def test_mounts_have_volumes_and_the_claim_exists():
+    volumes = {volume["name"]: volume for volume in POD["spec"]["volumes"]}
+    assert {mount["name"] for mount in CONTAINER["volumeMounts"]} == set(volumes)
+    claim = volumes["models"]["persistentVolumeClaim"]["claimName"]
+    assert claim == RESOURCES["volume.yaml"]["metadata"]["name"]
+    assert volumes["shm"]["emptyDir"]["medium"] == "Memory"
+
+
+def test_the_pod_ends_after_its_requests():
+    exit_timeout = next(int(a.partition("=")[2]) for a in CONTAINER["args"] if a.startswith("--exit-timeout-secs"))
+    pause = int(CONTAINER["lifecycle"]["preStop"]["exec"]["command"][1])
+    assert POD["spec"]["terminationGracePeriodSeconds"] > exit_timeout + pause
+
+
+@pytest.mark.parametrize("probe", ["startupProbe", "readinessProbe", "livenessProbe"])
+def test_probes_score_a_pair_and_have_time_for_it(probe):
+    command = CONTAINER[probe]["exec"]["command"]
+    assert command[:2] == COMPOSE["healthcheck"]["test"][1:3]
+    own_timeout = float(command[2].partition("=")[2])
+    # Two looks at the statistics, a second each, and Python's start.
+    assert CONTAINER[probe]["timeoutSeconds"] > own_timeout + 2
+
+
+def test_it_runs_without_rights():
+    assert RESOURCES["namespace.yaml"]["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
+    assert POD["spec"]["securityContext"]["runAsNonRoot"] is True
+    assert POD["spec"]["automountServiceAccountToken"] is False
+    assert CONTAINER["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+
+
+def test_the_autoscaler_reads_metrics_that_its_comment_defines():
+    text = (FOLDER / "autoscaler.yaml").read_text()
+    spec = RESOURCES["autoscaler.yaml"]["spec"]
+    assert spec["scaleTargetRef"]["name"] == RESOURCES["deployment.yaml"]["metadata"]["name"]
+    for metric in spec["metrics"]:
+        assert f"as: {metric['pods']['metric']['name']} }}" in text
