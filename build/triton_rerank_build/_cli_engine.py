@@ -15,7 +15,7 @@ only if its logits agree with the graph's on full batches of every profile.
 """
 _EPILOG = """\
 examples:
-  triton-rerank-build engine                  build with trtexec if it is on PATH, else with the package tensorrt
+  triton-rerank-build engine                  build, prove and install, where trtexec is on PATH
   triton-rerank-build engine --dry-run        print the commands, write nothing
 
 where TensorRT and this program are not on one machine, as with docker-compose.yml:

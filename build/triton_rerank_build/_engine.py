@@ -10,11 +10,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from triton_rerank_build import _engine_tensorrt as tensorrt
 from triton_rerank_build import _engine_trtexec as trtexec
 from triton_rerank_build._engine_job import (
     Job,
-    checks_of,
     exclusive,
     found_by_trtexec,
     install_proved,
@@ -93,9 +91,7 @@ def install(repository: str | Path = "model_repository") -> Manifest:
 def build_engine(
     repository: str | Path = "model_repository", *, timing_cache: str | Path | None = None, force: bool = False
 ) -> Manifest:
-    """Build the plan on this machine's GPU, prove it, and install it.
-
-    NVIDIA's `trtexec` builds it where it is on PATH, else the Python package `tensorrt`; both the same plan.
+    """Build the plan on this machine's GPU with `trtexec`, prove it, and install it.
 
     Args:
         repository: See `engine_script`.
@@ -108,27 +104,26 @@ def build_engine(
     Raises:
         ParityError: The plan does not compute what the graph computes; it is not installed.
         RepositoryError: There is no intact installation that a plan can be built from.
-        BuildError: TensorRT failed, or there is no GPU.
-        MissingExtraError: Neither `trtexec` nor the package is there.
+        BuildError: `trtexec` is not on PATH, or failed.
+        MissingExtraError: The extra `build` is not installed.
     """
     job = _job(repository, timing_cache)
     if job.is_done and not force:
         logger.info("%s holds this plan already: nothing to do", repository)
         return job.manifest
-    program = shutil.which("trtexec")
-    if program is None:
-        tensorrt.require_gpu()
+    if shutil.which("trtexec") is None:
+        raise BuildError(
+            "trtexec is not on PATH: run `triton-rerank-build engine` where TensorRT is installed, or in three steps: "
+            f"`triton-rerank-build engine --prepare`, {job.work / trtexec.SCRIPT_FILE} in NVIDIA's TensorRT container, "
+            "`triton-rerank-build engine --install`"
+        )
     steps = Steps(4)
     with exclusive(job.repository):
         with steps.step("preparing graph, rows and script"):
             script = prepare_work(job)
         with steps.step(f"building {len(job.profiles)} profiles in TensorRT, which takes minutes"):
-            if program is not None:
-                _run(script)
-            else:
-                plan = tensorrt.build_plan(job.rewritten_graph, job.profiles, job.timing_cache)
-                (job.work / trtexec.PLAN_FILE).write_bytes(plan)
-        return _install_from_script(job, steps) if program is not None else _install_from_package(job, steps)
+            _run(script)
+        return _install_from_script(job, steps)
 
 
 def _job(repository: str | Path, timing_cache: str | Path | None) -> Job:
@@ -146,13 +141,5 @@ def _run(script: Path) -> None:
 def _install_from_script(job: Job, steps: Steps) -> Manifest:
     with steps.step("comparing the plan with the graph"):
         engine = prove(job, *found_by_trtexec(job))
-    with steps.step(f"installing into {job.repository}"):
-        return install_proved(job, engine)
-
-
-def _install_from_package(job: Job, steps: Steps) -> Manifest:
-    with steps.step("comparing the plan with the graph"):
-        found = tensorrt.run_plan((job.work / trtexec.PLAN_FILE).read_bytes(), checks_of(job))
-        engine = prove(job, found, *tensorrt.describe())
     with steps.step(f"installing into {job.repository}"):
         return install_proved(job, engine)

@@ -348,12 +348,13 @@ def test_a_new_export_takes_the_plan_away(repository, trtexec):
         install(repository)
 
 
-def test_without_tensorrt_the_remedy_is_named(repository, tmp_path):
+def test_without_trtexec_the_remedy_is_named(repository):
     done = run("--repository", repository, PATH="/usr/bin:/bin")
     assert done.returncode == 1
     error = done.stderr.splitlines()[-1]
-    assert error.startswith("error: neither trtexec nor the package tensorrt is here; run: pip install tensorrt-cu12==")
-    assert "--dry-run" in error
+    assert error.startswith("error: trtexec is not on PATH: ")
+    assert f"`triton-rerank-build engine --prepare`, {repository}/cross_encoder/1/engine/build.sh in " in error
+    assert "engine --install" in error
     assert not (repository / "cross_encoder/1/engine").exists()
 
 
