@@ -54,7 +54,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 def run(args: argparse.Namespace) -> int:
     """Build, or do the step that was asked for."""
-    from triton_rerank_build._engine import build_engine, engine_script, install, prepare
+    from triton_rerank_build.tensorrt.install import build_engine, engine_script, install, prepare
 
     if args.dry_run:
         sys.stdout.write(engine_script(args.repository, timing_cache=args.timing_cache))

@@ -5,7 +5,7 @@ import time
 import pytest
 
 from triton_rerank_build import verify
-from triton_rerank_build._engine import build_engine
+from triton_rerank_build.tensorrt.install import build_engine
 
 pytestmark = pytest.mark.usefixtures("trtexec")
 

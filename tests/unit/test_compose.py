@@ -14,10 +14,10 @@ from tritonclient.grpc import model_config_pb2
 
 from triton_rerank_build import _tritonserver
 from triton_rerank_build._cli import _parser
-from triton_rerank_build._engine_job import WORK_FOLDER
-from triton_rerank_build._engine_trtexec import SCRIPT_FILE
 from triton_rerank_build._files import CACHE_VARIABLE
 from triton_rerank_build._late_repository import TEMPLATES
+from triton_rerank_build.tensorrt.prepare import WORK_FOLDER
+from triton_rerank_build.tensorrt.trtexec import SCRIPT_FILE
 
 ROOT = Path(__file__).parents[2]
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())

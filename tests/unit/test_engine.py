@@ -17,10 +17,12 @@ from onnx import TensorProto, helper
 import fake_trtexec
 from tiny_models import FAMILIES, LIMIT, tiny_checkpoint
 from triton_rerank_build import ParityError, RepositoryError, export, verify
-from triton_rerank_build._engine import build_engine, engine_script, install, prepare
-from triton_rerank_build._engine_check import compare_plan, expected_logits, make_checks, read_trtexec_output
-from triton_rerank_build._engine_graph import prepare_graph, rewrite_for_tensorrt
-from triton_rerank_build._engine_profiles import (
+from triton_rerank_build._errors import BuildError
+from triton_rerank_build._manifest import Manifest
+from triton_rerank_build.tensorrt.check import compare_plan, expected_logits, make_checks, read_trtexec_output
+from triton_rerank_build.tensorrt.graph import prepare_graph, rewrite_for_tensorrt
+from triton_rerank_build.tensorrt.install import build_engine, engine_script, install, prepare
+from triton_rerank_build.tensorrt.profiles import (
     Profile,
     ServedShapes,
     make_profiles,
@@ -28,9 +30,7 @@ from triton_rerank_build._engine_profiles import (
     served_buckets,
     shape_spec,
 )
-from triton_rerank_build._engine_trtexec import read_log
-from triton_rerank_build._errors import BuildError
-from triton_rerank_build._manifest import Manifest
+from triton_rerank_build.tensorrt.trtexec import read_log
 
 ROOT = Path(__file__).parents[2]
 COMMITTED = ROOT / "model_repository"

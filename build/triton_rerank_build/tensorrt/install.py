@@ -10,8 +10,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-from triton_rerank_build import _engine_trtexec as trtexec
-from triton_rerank_build._engine_job import (
+from triton_rerank_build._errors import BuildError
+from triton_rerank_build._extras import require_build_extra
+from triton_rerank_build._manifest import Manifest
+from triton_rerank_build._progress import Steps, logger
+from triton_rerank_build.tensorrt import trtexec
+from triton_rerank_build.tensorrt.prepare import (
     Job,
     exclusive,
     found_by_trtexec,
@@ -21,10 +25,6 @@ from triton_rerank_build._engine_job import (
     prove,
     remove_work,
 )
-from triton_rerank_build._errors import BuildError
-from triton_rerank_build._extras import require_build_extra
-from triton_rerank_build._manifest import Manifest
-from triton_rerank_build._progress import Steps, logger
 
 
 def engine_script(repository: str | Path = "model_repository", *, timing_cache: str | Path | None = None) -> str:

@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from triton_rerank_build._engine_profiles import Profile
 from triton_rerank_build._errors import BuildError, ParityError, RepositoryError
 from triton_rerank_build._export import OUTPUT_NAME
 from triton_rerank_build._parity import Batch, count_swapped, graph_logits, make_batches
+from triton_rerank_build.tensorrt.profiles import Profile
 
 # Of the logits, against the same graph on the CPU. A plan sums in another order; at fp16 each sum is rounded.
 TOLERANCE = {"fp32": 1e-3, "fp16": 2e-2}

@@ -8,9 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from triton_rerank_build import _engine_trtexec as trtexec
-from triton_rerank_build._engine_graph import GRAPH_FILE, prepare_graph
-from triton_rerank_build._engine_profiles import Profile, make_profiles, read_served_shapes
 from triton_rerank_build._errors import RepositoryError
 from triton_rerank_build._export import MODEL_FILE
 from triton_rerank_build._files import cache_folder, locked
@@ -25,12 +22,15 @@ from triton_rerank_build._repository import (
     install_plan,
     read_manifest,
 )
+from triton_rerank_build.tensorrt import trtexec
+from triton_rerank_build.tensorrt.graph import GRAPH_FILE, prepare_graph
+from triton_rerank_build.tensorrt.profiles import Profile, make_profiles, read_served_shapes
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from triton_rerank_build._engine_check import Check
+    from triton_rerank_build.tensorrt.check import Check
 
 WORK_FOLDER = CROSS_ENCODER / "engine"
 
@@ -136,7 +136,7 @@ def found_by_trtexec(job: Job) -> "tuple[list[npt.NDArray[np.float32]], str, str
     Raises:
         RepositoryError: The working folder is not there, not of this graph, or the script has not run to its end.
     """
-    from triton_rerank_build._engine_check import read_trtexec_output
+    from triton_rerank_build.tensorrt.check import read_trtexec_output
 
     prepared = job.work / MANIFEST_FILE
     if not prepared.is_file():
@@ -163,7 +163,7 @@ def prove(job: Job, found: "Sequence[npt.NDArray[np.float32]]", version: str, gp
     Raises:
         ParityError: They differ.
     """
-    from triton_rerank_build._engine_check import TOLERANCE, compare_plan, expected_logits
+    from triton_rerank_build.tensorrt.check import TOLERANCE, compare_plan, expected_logits
 
     tolerance = TOLERANCE[job.manifest.precision]
     expected = expected_logits(job.graph, checks_of(job))
@@ -191,7 +191,7 @@ def remove_work(job: Job) -> None:
 
 def checks_of(job: Job) -> "list[Check]":
     """The rows that prove the plan, one batch per profile."""
-    from triton_rerank_build._engine_check import make_checks
+    from triton_rerank_build.tensorrt.check import make_checks
 
     return make_checks(job.repository / TOKENIZER / TOKENIZER_FILE, job.profiles)
 

@@ -8,9 +8,9 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from triton_rerank_build._engine_graph import GRAPH_FILE
-from triton_rerank_build._engine_profiles import Profile, shape_spec
 from triton_rerank_build._export import INPUT_NAMES
+from triton_rerank_build.tensorrt.graph import GRAPH_FILE
+from triton_rerank_build.tensorrt.profiles import Profile, shape_spec
 
 PLAN_FILE = "model.plan"
 SCRIPT_FILE = "build.sh"
