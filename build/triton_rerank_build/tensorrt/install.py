@@ -1,102 +1,53 @@
-"""`engine`: from the installed ONNX graph to a proved TensorRT plan beside it.
-
-The work has three steps, because the GPU is often in a container that has TensorRT and nothing of this project:
-`prepare` writes a working folder (graph, rows to check, a script of `trtexec` commands), the script makes the plan and
-runs it, `install` compares what it computed with the graph and puts it into place. `build_engine` does all three here.
-"""
+"""Compare what the script computed with the ONNX graph, and put the plan and the manifest into the repository."""
 
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from triton_rerank_build._errors import BuildError
-from triton_rerank_build._extras import require_build_extra
-from triton_rerank_build._manifest import Manifest
+import numpy as np
+import numpy.typing as npt
+
+from triton_rerank_build._errors import BuildError, RepositoryError
+from triton_rerank_build._manifest import MANIFEST_FILE, Artefact, Engine, Manifest, now
 from triton_rerank_build._progress import Steps, logger
+from triton_rerank_build._repository import PLAN, install_plan
 from triton_rerank_build.tensorrt import trtexec
-from triton_rerank_build.tensorrt.prepare import (
-    Job,
-    exclusive,
-    found_by_trtexec,
-    install_proved,
-    make_job,
-    prepare_work,
-    prove,
-    remove_work,
-)
-
-
-def engine_script(repository: str | Path = "model_repository", *, timing_cache: str | Path | None = None) -> str:
-    """The commands that make the plan, as a bash script to read; nothing is written.
-
-    Args:
-        repository: A model repository with an installed graph.
-        timing_cache: File of timings that a later build reuses; in the cache folder if None.
-
-    Raises:
-        RepositoryError: There is no intact installation that a plan can be built from.
-        MissingExtraError: The extra `build` is not installed.
-    """
-    job = _job(repository, timing_cache)
-    return trtexec.script(job.profiles, job.timing_cache)
-
-
-def prepare(
-    repository: str | Path = "model_repository", *, timing_cache: str | Path | None = None, force: bool = False
-) -> Path | None:
-    """Write the working folder, and in it the script `build.sh` for a container that has TensorRT.
-
-    Args:
-        repository: See `engine_script`.
-        timing_cache: See `engine_script`; a path that the container sees too.
-        force: Prepare although the same plan is there.
-
-    Returns:
-        The script's path; None if there is nothing to do.
-
-    Raises:
-        RepositoryError: There is no intact installation that a plan can be built from.
-        MissingExtraError: The extra `build` is not installed.
-    """
-    job = _job(repository, timing_cache)
-    with exclusive(job.repository):
-        remove_work(job)
-        if job.is_done and not force:
-            logger.info("%s holds this plan already: nothing to do", repository)
-            return None
-        with Steps(1).step("preparing graph, rows and script"):
-            return prepare_work(job)
+from triton_rerank_build.tensorrt.check import TOLERANCE, compare_plan, expected_logits
+from triton_rerank_build.tensorrt.prepare import Job, exclusive, make_job, remove_work, write_work
 
 
 def install(repository: str | Path = "model_repository") -> Manifest:
-    """Compare what the script computed with the graph, and put the plan into place.
+    """Compare what the script computed with the graph, and install the plan.
 
     Returns:
         The manifest, the plan among its artefacts.
 
     Raises:
         ParityError: The plan does not compute what the graph computes; it is not installed.
+        BuildError: A file that `trtexec` wrote is damaged.
         RepositoryError: `prepare` or its script has not run, or the repository changed since.
         MissingExtraError: The extra `build` is not installed.
     """
-    job = _job(repository, None)
+    job = make_job(repository)
     with exclusive(job.repository):
         if not job.work.is_dir() and job.is_done:
             logger.info("%s holds this plan already: nothing to do", repository)
             return job.manifest
-        return _install_from_script(job, Steps(2))
+        return _install(job, Steps(2))
 
 
 def build_engine(
     repository: str | Path = "model_repository", *, timing_cache: str | Path | None = None, force: bool = False
 ) -> Manifest:
-    """Build the plan on this machine's GPU with `trtexec`, prove it, and install it.
+    """Prepare, run the script on this machine's GPU, and install.
 
     Args:
-        repository: See `engine_script`.
-        timing_cache: See `engine_script`.
-        force: Build although the same plan is there.
+        repository: A model repository with an installed graph.
+        timing_cache: File of timings that a later build reuses; in the cache folder if None.
+        force: Build although the repository holds the same plan.
 
     Returns:
         The manifest, the plan among its artefacts.
@@ -107,7 +58,7 @@ def build_engine(
         BuildError: `trtexec` is not on PATH, or failed.
         MissingExtraError: The extra `build` is not installed.
     """
-    job = _job(repository, timing_cache)
+    job = make_job(repository, timing_cache)
     if job.is_done and not force:
         logger.info("%s holds this plan already: nothing to do", repository)
         return job.manifest
@@ -120,26 +71,66 @@ def build_engine(
     steps = Steps(4)
     with exclusive(job.repository):
         with steps.step("preparing graph, rows and script"):
-            script = prepare_work(job)
+            script = write_work(job)
         with steps.step(f"building {len(job.profiles)} profiles in TensorRT, which takes minutes"):
             _run(script)
-        return _install_from_script(job, steps)
-
-
-def _job(repository: str | Path, timing_cache: str | Path | None) -> Job:
-    require_build_extra()
-    return make_job(Path(repository), None if timing_cache is None else Path(timing_cache))
+        return _install(job, steps)
 
 
 def _run(script: Path) -> None:
-    # Its hundreds of lines are the progress; results alone go to stdout.
+    # The hundreds of lines that trtexec prints are the progress; stdout is for results alone.
     done = subprocess.run(["bash", str(script)], stdout=sys.stderr, check=False)
     if done.returncode:
-        raise BuildError(f"trtexec failed with status {done.returncode}; its words are above and in {script.parent}")
+        raise BuildError(f"trtexec failed with status {done.returncode}; its output is above and in {script.parent}")
 
 
-def _install_from_script(job: Job, steps: Steps) -> Manifest:
+def _install(job: Job, steps: Steps) -> Manifest:
     with steps.step("comparing the plan with the graph"):
-        engine = prove(job, *found_by_trtexec(job))
+        engine = _compare(job, *_read_work(job))
     with steps.step(f"installing into {job.repository}"):
-        return install_proved(job, engine)
+        artefact = Artefact.of(job.work / trtexec.PLAN_FILE)
+        artefacts = {**job.manifest.artefacts, PLAN.as_posix(): artefact}
+        manifest = replace(job.manifest, artefacts=artefacts, engine=engine)
+        install_plan(job.work, job.repository, manifest)
+        remove_work(job)
+    return manifest
+
+
+def _read_work(job: Job) -> tuple[list[npt.NDArray[np.float32]], str, str]:
+    """What the script left: logits per profile, TensorRT's version, the GPU's name.
+
+    Raises:
+        RepositoryError: The working folder is missing, belongs to another graph, or the script has not run to its end.
+        BuildError: An output file is damaged.
+    """
+    prepared = job.work / MANIFEST_FILE
+    if not prepared.is_file():
+        raise RepositoryError(f"{job.work} is not prepared; run: triton-rerank-build engine --prepare")
+    if Manifest.from_json(prepared.read_text(encoding="utf-8")) != job.manifest:
+        raise RepositoryError(
+            f"{job.repository} was exported again since {job.work} was made; run: triton-rerank-build engine --prepare"
+        )
+    needed = [trtexec.PLAN_FILE, trtexec.LOG_FILE, *map(trtexec.output_file, range(len(job.profiles)))]
+    if missing := [name for name in needed if not (job.work / name).is_file()]:
+        raise RepositoryError(
+            f"{job.work} lacks {', '.join(missing)}; run its {trtexec.SCRIPT_FILE} where TensorRT and the GPU are"
+        )
+    logits = [
+        trtexec.read_output(job.work / trtexec.output_file(index), profile.max_shape[0])
+        for index, profile in enumerate(job.profiles)
+    ]
+    return logits, *trtexec.read_log((job.work / trtexec.LOG_FILE).read_text(encoding="utf-8", errors="replace"))
+
+
+def _compare(job: Job, found: Sequence[npt.NDArray[np.float32]], version: str, gpu: str) -> Engine:
+    """Hold the plan's logits against the graph's.
+
+    Raises:
+        ParityError: They differ.
+    """
+    tolerance = TOLERANCE[job.manifest.precision]
+    expected = expected_logits(job.graph, job.checks())
+    worst = compare_plan(expected, found, tolerance)
+    logger.info("      worst difference %.2g", worst)
+    num_pairs = sum(len(logits) for logits in expected)
+    return Engine(job.profile_texts, worst, tolerance, num_pairs, version, gpu, now())

@@ -1,36 +1,30 @@
-"""The steps of `engine`: what is to be built, its working folder, and how a plan is proved and installed."""
+"""Write the working folder of a plan: the graph, the rows to check, and the script for `trtexec`."""
 
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from triton_rerank_build._errors import RepositoryError
 from triton_rerank_build._export import MODEL_FILE
+from triton_rerank_build._extras import require_build_extra
 from triton_rerank_build._files import cache_folder, locked
-from triton_rerank_build._manifest import MANIFEST_FILE, Artefact, Engine, Manifest, now
-from triton_rerank_build._progress import logger
+from triton_rerank_build._manifest import MANIFEST_FILE, Manifest
+from triton_rerank_build._progress import Steps, logger
 from triton_rerank_build._repository import (
     CROSS_ENCODER,
     PLAN,
     TOKENIZER,
     TOKENIZER_FILE,
     differences,
-    install_plan,
     read_manifest,
 )
 from triton_rerank_build.tensorrt import trtexec
+from triton_rerank_build.tensorrt.check import Check, make_checks
 from triton_rerank_build.tensorrt.graph import GRAPH_FILE, prepare_graph
 from triton_rerank_build.tensorrt.profiles import Profile, make_profiles, read_served_shapes
-
-if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-
-    from triton_rerank_build.tensorrt.check import Check
 
 WORK_FOLDER = CROSS_ENCODER / "engine"
 
@@ -39,7 +33,7 @@ _EXPORT_AGAIN = "run: triton-rerank-build export CHECKPOINT --precision fp16 --f
 
 @dataclass(frozen=True)
 class Job:
-    """What is to be built, and from what.
+    """The plan to build, and what it is built from.
 
     Attributes:
         repository: A model repository with an intact installation.
@@ -64,25 +58,32 @@ class Job:
         return self.repository / CROSS_ENCODER / MODEL_FILE
 
     @property
-    def rewritten_graph(self) -> Path:
-        """The same as TensorRT reads it."""
-        return self.graph.with_name(GRAPH_FILE)
+    def profile_texts(self) -> tuple[str, ...]:
+        """The profiles as the manifest records them."""
+        return tuple(map(str, self.profiles))
 
     @property
     def is_done(self) -> bool:
-        """Whether the plan of this graph and these profiles lies there, untouched."""
+        """Whether the repository holds the plan of this graph and these profiles, unchanged."""
         engine, artefact = self.manifest.engine, self.manifest.artefacts.get(PLAN.as_posix())
-        if engine is None or artefact is None or engine.profiles != _texts(self.profiles):
+        if engine is None or artefact is None or engine.profiles != self.profile_texts:
             return False
         return not differences(self.repository, {PLAN.as_posix(): artefact})
 
+    def checks(self) -> list[Check]:
+        """The rows that prove the plan, one batch per profile."""
+        return make_checks(self.repository / TOKENIZER / TOKENIZER_FILE, self.profiles)
 
-def make_job(repository: Path, timing_cache: Path | None = None) -> Job:
-    """Read what is installed, and check that a plan can be made of it.
+
+def make_job(repository: str | Path, timing_cache: str | Path | None = None) -> Job:
+    """Read what is installed, and check that a plan can be built from it.
 
     Raises:
-        RepositoryError: It can not; the message says what to run.
+        RepositoryError: It cannot; the message says what to run.
+        MissingExtraError: The extra `build` is not installed.
     """
+    require_build_extra()
+    repository = Path(repository)
     manifest = read_manifest(repository)
     if manifest is None:
         raise RepositoryError(f"{repository} holds no complete installation; {_EXPORT_AGAIN}")
@@ -99,12 +100,54 @@ def make_job(repository: Path, timing_cache: Path | None = None) -> Job:
     return Job(repository, manifest, profiles, cache)
 
 
+def engine_script(repository: str | Path = "model_repository", *, timing_cache: str | Path | None = None) -> str:
+    """The script that builds the plan, as text; nothing is written.
+
+    Args:
+        repository: A model repository with an installed graph.
+        timing_cache: File of timings that a later build reuses; in the cache folder if None.
+
+    Raises:
+        RepositoryError: There is no intact installation that a plan can be built from.
+        MissingExtraError: The extra `build` is not installed.
+    """
+    job = make_job(repository, timing_cache)
+    return trtexec.script(job.profiles, job.timing_cache)
+
+
+def prepare(
+    repository: str | Path = "model_repository", *, timing_cache: str | Path | None = None, force: bool = False
+) -> Path | None:
+    """Write the working folder, and in it the script `build.sh` for a container that has TensorRT.
+
+    Args:
+        repository: See `engine_script`.
+        timing_cache: See `engine_script`; a path that the container sees too.
+        force: Prepare although the repository holds the same plan.
+
+    Returns:
+        The script's path; None if there is nothing to do.
+
+    Raises:
+        RepositoryError: There is no intact installation that a plan can be built from.
+        MissingExtraError: The extra `build` is not installed.
+    """
+    job = make_job(repository, timing_cache)
+    with exclusive(job.repository):
+        remove_work(job)
+        if job.is_done and not force:
+            logger.info("%s holds this plan already: nothing to do", repository)
+            return None
+        with Steps(1).step("preparing graph, rows and script"):
+            return write_work(job)
+
+
 @contextmanager
 def exclusive(repository: Path) -> Iterator[None]:
     """Keep exports and other plans out of the repository meanwhile.
 
     Raises:
-        RepositoryError: One is being made.
+        RepositoryError: Another process is writing an export or a plan.
     """
     try:
         # The lock of an export: both write the manifest.
@@ -114,14 +157,18 @@ def exclusive(repository: Path) -> Iterator[None]:
         raise RepositoryError(f"an export or another plan is being written into {repository}") from error
 
 
-def prepare_work(job: Job) -> Path:
-    """Make the working folder: graph, rows to check and the script, whose path is returned."""
+def write_work(job: Job) -> Path:
+    """Write the working folder anew.
+
+    Returns:
+        The script's path.
+    """
     if job.manifest.precision == "fp32":
         logger.info("      the installed graph is fp32, and so will be the plan; for speed %s", _EXPORT_AGAIN)
     remove_work(job)
     job.work.mkdir()
     prepare_graph(job.graph.parent)
-    for index, check in enumerate(checks_of(job)):
+    for index, check in enumerate(job.checks()):
         for name, tensor in check.inputs().items():
             tensor.tofile(job.work / trtexec.input_file(index, name))
     (job.work / MANIFEST_FILE).write_text(job.manifest.to_json(), encoding="utf-8")
@@ -130,71 +177,7 @@ def prepare_work(job: Job) -> Path:
     return script
 
 
-def found_by_trtexec(job: Job) -> "tuple[list[npt.NDArray[np.float32]], str, str]":
-    """What the script left: logits per profile, TensorRT's version, the GPU's name.
-
-    Raises:
-        RepositoryError: The working folder is not there, not of this graph, or the script has not run to its end.
-    """
-    from triton_rerank_build.tensorrt.check import read_trtexec_output
-
-    prepared = job.work / MANIFEST_FILE
-    if not prepared.is_file():
-        raise RepositoryError(f"{job.work} is not prepared; run: triton-rerank-build engine --prepare")
-    if Manifest.from_json(prepared.read_text(encoding="utf-8")) != job.manifest:
-        raise RepositoryError(
-            f"{job.repository} was exported again since {job.work} was made; run: triton-rerank-build engine --prepare"
-        )
-    needed = [trtexec.PLAN_FILE, trtexec.LOG_FILE, *map(trtexec.output_file, range(len(job.profiles)))]
-    if missing := [name for name in needed if not (job.work / name).is_file()]:
-        raise RepositoryError(
-            f"{job.work} lacks {', '.join(missing)}; run its {trtexec.SCRIPT_FILE} where TensorRT and the GPU are"
-        )
-    logits = [
-        read_trtexec_output(job.work / trtexec.output_file(index), profile.max_shape[0])
-        for index, profile in enumerate(job.profiles)
-    ]
-    return logits, *trtexec.read_log((job.work / trtexec.LOG_FILE).read_text(encoding="utf-8", errors="replace"))
-
-
-def prove(job: Job, found: "Sequence[npt.NDArray[np.float32]]", version: str, gpu: str) -> Engine:
-    """Hold the plan's logits against the graph's.
-
-    Raises:
-        ParityError: They differ.
-    """
-    from triton_rerank_build.tensorrt.check import TOLERANCE, compare_plan, expected_logits
-
-    tolerance = TOLERANCE[job.manifest.precision]
-    expected = expected_logits(job.graph, checks_of(job))
-    worst = compare_plan(expected, found, tolerance)
-    logger.info("      worst difference %.2g", worst)
-    num_pairs = sum(len(logits) for logits in expected)
-    return Engine(_texts(job.profiles), worst, tolerance, num_pairs, version, gpu, now())
-
-
-def install_proved(job: Job, engine: Engine) -> Manifest:
-    """Put the plan into place, write both manifests, and remove the working folder."""
-    artefact = Artefact.of(job.work / trtexec.PLAN_FILE)
-    artefacts = {**job.manifest.artefacts, PLAN.as_posix(): artefact}
-    manifest = replace(job.manifest, artefacts=artefacts, engine=engine)
-    install_plan(job.work, job.repository, manifest)
-    remove_work(job)
-    return manifest
-
-
 def remove_work(job: Job) -> None:
     """Remove the working folder and the rewritten graph."""
     shutil.rmtree(job.work, ignore_errors=True)
-    job.rewritten_graph.unlink(missing_ok=True)
-
-
-def checks_of(job: Job) -> "list[Check]":
-    """The rows that prove the plan, one batch per profile."""
-    from triton_rerank_build.tensorrt.check import make_checks
-
-    return make_checks(job.repository / TOKENIZER / TOKENIZER_FILE, job.profiles)
-
-
-def _texts(profiles: Sequence[Profile]) -> tuple[str, ...]:
-    return tuple(map(str, profiles))
+    job.graph.with_name(GRAPH_FILE).unlink(missing_ok=True)
