@@ -10,9 +10,9 @@ import pytest
 import torch
 from tokenizers import Tokenizer
 
-from triton_rerank_build._engine_check import expected_logits, make_checks
-from triton_rerank_build._engine_profiles import make_profiles, read_served_shapes
 from triton_rerank_build.graphs.memory import Shape, batch_bytes
+from triton_rerank_build.tensorrt.check import expected_logits, make_checks
+from triton_rerank_build.tensorrt.profiles import make_profiles, read_served_shapes
 
 
 @pytest.fixture

@@ -1,13 +1,13 @@
-"""`engine` with the real TensorRT: every family, every profile, three profiles, and the demo reranker's own weights."""
+"""`engine` with the real trtexec: every family, every profile, three profiles, and the demo reranker's own weights."""
 
 import time
 
 import pytest
 
 from triton_rerank_build import verify
-from triton_rerank_build._engine import build_engine
+from triton_rerank_build.tensorrt.install import build_engine
 
-pytestmark = pytest.mark.usefixtures("tensorrt_builder")
+pytestmark = pytest.mark.usefixtures("trtexec")
 
 
 def three_profiles(repository):
@@ -25,6 +25,7 @@ def test_a_plan_of_every_family_computes_what_its_graph_computes(tiny, tmp_path,
     manifest = build_engine(tiny, timing_cache=tmp_path / "timings")
     assert verify(tiny) == manifest
     assert len(manifest.engine.profiles) == 3
+    record_property("tensorrt", manifest.engine.tensorrt)
     assert manifest.engine.worst_difference <= 2e-2
     record_property("worst_difference", manifest.engine.worst_difference)
 

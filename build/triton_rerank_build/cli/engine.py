@@ -8,17 +8,17 @@ if TYPE_CHECKING:
     from triton_rerank_build.repository.manifest import Manifest
 
 _DESCRIPTION = """\
-Build a TensorRT plan from the installed ONNX graph, on the GPU that will serve it: one optimization profile for
-each that cross_encoder/configs/tensorrt.pbtxt names, over the tokenizer's padded lengths and up to max_batch_size
-pairs. The plan has the types of the graph (fp16, with LayerNorm, softmax and classifier in fp32) and is installed
-only if its logits agree with the graph's on full batches of every profile.
+Build a TensorRT plan from the installed ONNX graph with NVIDIA's trtexec, on the GPU that will serve it: one
+optimization profile for each that cross_encoder/configs/tensorrt.pbtxt names, over the tokenizer's padded lengths and
+up to max_batch_size pairs. The plan has the types of the graph (fp16, with LayerNorm, softmax and classifier in fp32)
+and is installed only if its logits agree with the graph's on full batches of every profile.
 """
 _EPILOG = """\
 examples:
-  triton-rerank-build engine                  build with trtexec if it is on PATH, else with the package tensorrt
-  triton-rerank-build engine --dry-run        print the commands, write nothing
+  triton-rerank-build engine                  where trtexec is on PATH: build, compare, install
+  triton-rerank-build engine --dry-run        print the script, write nothing
 
-where TensorRT and this program are not on one machine, as with docker-compose.yml:
+where trtexec is in another container, as with docker-compose.yml:
   triton-rerank-build engine --prepare        write cross_encoder/1/engine with graph, rows and build.sh
   bash model_repository/cross_encoder/1/engine/build.sh       in NVIDIA's container
   triton-rerank-build engine --install        compare, and install model.plan
@@ -41,9 +41,9 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         help="Triton model repository with an exported graph (default: %(default)s)",
     )
     step = parser.add_mutually_exclusive_group()
-    step.add_argument("--dry-run", action="store_true", help="print the commands and write nothing")
+    step.add_argument("--dry-run", action="store_true", help="print the script and write nothing")
     step.add_argument("--prepare", action="store_true", help="write the script for a container, and stop there")
-    step.add_argument("--install", action="store_true", help="install what that script made, if it is proved")
+    step.add_argument("--install", action="store_true", help="compare what that script computed, and install the plan")
     parser.add_argument(
         "--timing-cache", metavar="FILE", help="timings that later builds reuse (default: in the cache folder)"
     )
@@ -53,8 +53,9 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 
 def run(args: argparse.Namespace) -> int:
-    """Build, or do the step that was asked for."""
-    from triton_rerank_build._engine import build_engine, engine_script, install, prepare
+    """Do the step that an option names, or all of them."""
+    from triton_rerank_build.tensorrt.install import build_engine, install
+    from triton_rerank_build.tensorrt.prepare import engine_script, prepare
 
     if args.dry_run:
         sys.stdout.write(engine_script(args.repository, timing_cache=args.timing_cache))

@@ -58,6 +58,9 @@ def test_folders_are_there():
     assert tops - {".ci"} <= named
 
 
-def test_the_changelog_starts_with_this_version():
-    (version,) = re.findall(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)[:1]
-    assert version == triton_rerank.__version__
+def test_the_latest_release_in_the_changelog_is_this_version():
+    headings = re.findall(r"^## (.+)$", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
+    # What is not released yet stands on top, and nowhere else.
+    released = headings[1:] if headings[0] == "Unreleased" else headings
+    assert released[0].split()[0] == triton_rerank.__version__
+    assert "Unreleased" not in released

@@ -1,62 +1,41 @@
-"""`engine` from the shapes to the installed plan, with a stand-in for trtexec; what needs a GPU is in tests/gpu."""
+"""`engine` from the rows to the installed plan, with a stand-in for trtexec; tests/gpu runs the real one."""
 
 import json
 import os
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import onnx
-import onnxruntime
 import pytest
-from onnx import TensorProto, helper
 
-from support import ROOT, fake_trtexec
-from support.tiny_models import FAMILIES, LIMIT, tiny_checkpoint
+from support import fake_trtexec
+from support.tiny_models import LIMIT, tiny_checkpoint
 from triton_rerank_build import ParityError, RepositoryError, export, verify
-from triton_rerank_build._engine import build_engine, engine_script, install, prepare
-from triton_rerank_build._engine_check import compare_plan, expected_logits, make_checks, read_trtexec_output
-from triton_rerank_build._engine_graph import prepare_graph, rewrite_for_tensorrt
-from triton_rerank_build._engine_profiles import (
-    Profile,
-    ServedShapes,
-    make_profiles,
-    read_served_shapes,
-    served_buckets,
-    shape_spec,
-)
-from triton_rerank_build._engine_trtexec import read_log
 from triton_rerank_build.errors import BuildError
 from triton_rerank_build.repository.manifest import Manifest
+from triton_rerank_build.tensorrt import trtexec
+from triton_rerank_build.tensorrt.check import compare_plan, expected_logits, make_checks
+from triton_rerank_build.tensorrt.install import build_engine, install
+from triton_rerank_build.tensorrt.prepare import engine_script, prepare
+from triton_rerank_build.tensorrt.profiles import Profile
 
-COMMITTED = ROOT / "model_repository"
 COMMAND = [sys.executable, "-m", "triton_rerank_build.cli.main", "engine"]
 
 
-@pytest.fixture(scope="module")
-def repositories(tmp_path_factory):
-    """An fp16 installation of each family."""
-    folder = tmp_path_factory.mktemp("engine")
-    for family in FAMILIES:
-        export(str(tiny_checkpoint(folder / family, family)), repository=folder / f"{family}-served", precision="fp16")
-    return {family: folder / f"{family}-served" for family in FAMILIES}
-
-
 @pytest.fixture
-def repository(repositories, tmp_path):
+def repository(fp16_repository, tmp_path):
     """A copy that a test may change, for plans of three profiles."""
     target = tmp_path / "repository"
-    shutil.copytree(repositories["xlm-roberta"], target)
+    shutil.copytree(fp16_repository("xlm-roberta"), target)
     config = target / "cross_encoder/configs/tensorrt.pbtxt"
     config.write_text(config.read_text().replace('profile: [ "0" ]', 'profile: [ "0", "1", "2" ]'))
     return target
 
 
 @pytest.fixture
-def trtexec(tmp_path, monkeypatch):
+def fake(tmp_path, monkeypatch):
     """The stand-in, first on PATH; the cache is a fresh folder."""
     program = tmp_path / "bin" / "trtexec"
     program.parent.mkdir()
@@ -67,153 +46,20 @@ def trtexec(tmp_path, monkeypatch):
     return program
 
 
-# --- shapes
+def test_a_shape_as_trtexec_takes_it():
+    assert trtexec.shape_spec((64, 512)) == "input_ids:64x512,attention_mask:64x512"
 
 
-@pytest.mark.parametrize(
-    ("max_length", "expected"),
-    [
-        (1024, "1x16 64x192 64x1024"),
-        (512, "1x16 64x160 64x512"),
-        (8192, "1x16 64x320 64x8192"),
-        (16, "1x16 64x16 64x16"),
-    ],
-)
-def test_the_profile_of_the_committed_configs(max_length, expected):
-    served = read_served_shapes(COMMITTED, max_length)
-    assert (served.max_batch_size, served.num_profiles) == (64, 1)
-    assert [str(profile) for profile in make_profiles(served)] == [expected]
-
-
-@pytest.mark.parametrize(
-    ("max_length", "expected"),
-    [
-        (1024, ["1x16 64x64 64x96", "1x97 64x192 64x256", "1x257 64x512 64x1024"]),
-        (512, ["1x16 64x48 64x80", "1x81 64x128 64x192", "1x193 64x384 64x512"]),
-        (8192, ["1x16 64x80 64x128", "1x129 64x320 64x512", "1x513 64x2048 64x8192"]),
-        (80, ["1x16 64x16 64x16", "1x17 64x48 64x48", "1x49 64x80 64x80"]),
-        (16, ["1x16 64x16 64x16"] * 3),
-    ],
-)
-def test_buckets_are_shared_out_over_three_profiles(max_length, expected):
-    served = replace(read_served_shapes(COMMITTED, max_length), num_profiles=3)
-    assert [str(profile) for profile in make_profiles(served)] == expected
-
-
-@pytest.mark.parametrize("max_length", [5, 16, 80, 100, 512, 1024, 8192])
-@pytest.mark.parametrize("num_profiles", [1, 2, 3, 7])
-def test_every_length_that_the_tokenizer_makes_fits_one_profile(max_length, num_profiles):
-    served = read_served_shapes(COMMITTED, max_length)
-    profiles = make_profiles(ServedShapes(served.max_batch_size, served.buckets, num_profiles))
-    assert len(profiles) == num_profiles
-    for bucket in served.buckets:
-        fitting = [p for p in profiles if p.min_shape[1] <= bucket <= p.max_shape[1]]
-        assert len(set(fitting)) == 1
-        assert (fitting[0].min_shape[0], fitting[0].max_shape[0]) == (1, 64)
-    for profile in profiles:
-        assert profile.min_shape <= profile.opt_shape <= profile.max_shape
-
-
-def test_buckets_are_those_of_the_tokenizer():
-    assert served_buckets([32, 16, 64], 40) == (16, 32, 40)
-    assert served_buckets([16, 32], 32) == (16, 32)
-
-
-def test_a_shape_in_the_words_of_trtexec():
-    assert shape_spec((64, 512)) == "input_ids:64x512,attention_mask:64x512"
-
-
-@pytest.mark.parametrize(
-    ("file", "old", "new", "words"),
-    [
-        ("cross_encoder/configs/tensorrt.pbtxt", '"tensorrt_plan"', '"onnxruntime_onnx"', "expected 'tensorrt_plan'"),
-        ("cross_encoder/configs/tensorrt.pbtxt", '"2"', '"3"', "names the profiles"),
-        ("cross_encoder/configs/tensorrt.pbtxt", "max_batch_size: 64", "max_batch_size: many", "cannot be parsed"),
-        ("tokenizer/config.pbtxt", '"buckets"', '"steps"', "no list of lengths"),
-    ],
-)
-def test_a_config_that_does_not_say_the_shapes(repository, file, old, new, words):
-    text = (repository / file).read_text()
-    assert text.count(old) == 1
-    (repository / file).write_text(text.replace(old, new))
-    with pytest.raises(RepositoryError, match=words):
-        engine_script(repository)
-
-
-# --- graph
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_the_rewritten_graph_computes_the_very_same(repositories, tmp_path, family):
-    source = tmp_path / "copy"
-    shutil.copytree(repositories[family] / "cross_encoder/1", source)
-    path = prepare_graph(source)
-    rewritten = onnx.load(str(path), load_external_data=False)
-    assert "CumSum" not in {node.op_type for node in rewritten.graph.node}
-    assert not [node for node in rewritten.graph.node if node.op_type == "Shape" and node.attribute]
-    onnx.checker.check_model(str(path), full_check=True)
-    fake_trtexec.refuse(rewritten)
-    with pytest.raises(AssertionError):
-        fake_trtexec.refuse(onnx.load(str(source / "model.onnx"), load_external_data=False))
-    before, after = (onnxruntime.InferenceSession(str(p)) for p in (source / "model.onnx", path))
-    for num_pairs, length in ((1, 1), (2, 17), (5, LIMIT)):
-        # Every token there is, padding and separators in the middle too.
-        ids = np.random.default_rng(length).integers(0, 200, (num_pairs, length), dtype=np.int32)
-        mask = (np.arange(length) < length - np.arange(num_pairs)[:, None]).astype(np.int32)
-        feed = {"input_ids": ids, "attention_mask": mask}
-        np.testing.assert_array_equal(after.run(None, feed)[0], before.run(None, feed)[0])
-
-
-def small_graph(node, output_shape):
-    graph = helper.make_graph(
-        [node],
-        "small",
-        [helper.make_tensor_value_info("x", TensorProto.INT32, ["num_pairs", "length"])],
-        [helper.make_tensor_value_info("y", *output_shape)],
-        [helper.make_tensor("axis", TensorProto.INT64, [], [1])],
-    )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
-
-
-def test_the_product_counts_every_position_of_the_longest_row():
-    model = small_graph(helper.make_node("CumSum", ["x", "axis"], ["y"]), (TensorProto.INT32, None))
-    assert rewrite_for_tensorrt(model) == {"CumSum": 1, "Shape": 0}
-    x = np.random.default_rng(0).integers(0, 2, (2, 8192), dtype=np.int32)
-    x[1] = 1
-    session = onnxruntime.InferenceSession(model.SerializeToString())
-    np.testing.assert_array_equal(session.run(None, {"x": x})[0], x.cumsum(axis=1))
-
-
-@pytest.mark.parametrize(
-    ("attributes", "expected", "replaced"),
-    [({}, [3, 5], 0), ({"start": 1}, [5], 1), ({"start": 0, "end": 1}, [3], 1), ({"start": -1}, [5], 1)],
-)
-def test_a_part_of_a_shape(attributes, expected, replaced):
-    model = small_graph(helper.make_node("Shape", ["x"], ["y"], **attributes), (TensorProto.INT64, None))
-    assert rewrite_for_tensorrt(model)["Shape"] == replaced
-    session = onnxruntime.InferenceSession(model.SerializeToString())
-    assert session.run(None, {"x": np.zeros((3, 5), np.int32)})[0].tolist() == expected
-
-
-@pytest.mark.parametrize("attributes", [{"exclusive": 1}, {"reverse": 1}])
-def test_another_kind_of_sum_is_refused(attributes):
-    model = small_graph(helper.make_node("CumSum", ["x", "axis"], ["y"], **attributes), (TensorProto.INT32, None))
-    with pytest.raises(BuildError, match="neither exclusive nor reverse"):
-        rewrite_for_tensorrt(model)
-
-
-# --- rows and comparison
-
-
-def test_each_profile_is_checked_with_a_full_batch_of_different_rows(repositories):
+def test_each_profile_is_checked_with_a_full_batch_of_different_rows(fp16_repository):
+    repository = fp16_repository("roberta")
     profiles = (Profile((1, 16), (3, 32), (3, 48)), Profile((1, 49), (3, LIMIT), (11, LIMIT)))
-    checks = make_checks(repositories["roberta"] / "tokenizer/1/tokenizer.json", profiles)
+    checks = make_checks(repository / "tokenizer/1/tokenizer.json", profiles)
     assert [check.inputs()["input_ids"].shape for check in checks] == [(3, 48), (11, LIMIT)]
     assert checks[1].attention_mask.sum(axis=1).max() == LIMIT
     rows = len(checks[1].input_ids)
     assert 3 < rows <= 8
     assert len({row.tobytes() for row in checks[1].input_ids}) == rows
-    expected = expected_logits(repositories["roberta"] / "cross_encoder/1/model.onnx", checks)
+    expected = expected_logits(repository / "cross_encoder/1/model.onnx", checks)
     assert [logits.shape for logits in expected] == [(3, 1), (11, 1)]
     assert expected[1][0] == expected[1][rows]  # all rows, then the first again
 
@@ -227,20 +73,23 @@ def test_a_plan_that_computes_something_else():
         compare_plan(want, [np.array([[1.0], [np.nan]], np.float32)], 0.02)
 
 
+def test_a_plan_that_orders_two_pairs_otherwise():
+    want, got = (np.array([[0.0], [second]], np.float32) for second in (0.025, 0.01))
+    with pytest.raises(ParityError, match="profile 0: 1 pairwise orderings differ"):
+        compare_plan([want], [got + np.array([[0.015], [0.0]], np.float32)], 0.02)
+
+
 @pytest.mark.parametrize("text", ["", "[]", '[{"name": "logits", "values": [1, 2]}]', '[{"name": "logits"}]'])
 def test_an_output_file_that_is_not_whole(tmp_path, text):
     (tmp_path / "out.json").write_text(text)
     with pytest.raises(BuildError, match="does not hold 3 numbers named 'logits'"):
-        read_trtexec_output(tmp_path / "out.json", 3)
+        trtexec.read_output(tmp_path / "out.json", 3)
 
 
 def test_what_the_log_says_of_release_and_gpu():
     log = "&&&& RUNNING TensorRT.trtexec [TensorRT v100500] [b18] # trtexec\n[I] Selected Device: NVIDIA A10\n"
-    assert read_log(log) == ("10.5.0", "NVIDIA A10")
-    assert read_log("") == ("unknown", "unknown")
-
-
-# --- the command
+    assert trtexec.read_log(log) == ("10.5.0", "NVIDIA A10")
+    assert trtexec.read_log("") == ("unknown", "unknown")
 
 
 def run(*arguments, **variables):
@@ -281,7 +130,7 @@ def test_a_dry_run_prints_the_script_and_writes_nothing(repository, tmp_path):
     subprocess.run(["bash", "-n"], input=done.stdout, text=True, check=True)
 
 
-def test_build_prove_install(repository, trtexec, tmp_path):
+def test_build_prove_install(repository, fake, tmp_path):
     done = run("--repository", repository)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("xlm-roberta fp16 for NVIDIA L4, TensorRT 10.5.0; worst difference from the graph ")
@@ -302,7 +151,7 @@ def test_build_prove_install(repository, trtexec, tmp_path):
     assert build_engine(repository).engine.profiles == manifest.engine.profiles
 
 
-def test_in_three_steps_as_with_docker_compose(repository, trtexec):
+def test_in_three_steps_as_with_docker_compose(repository, fake):
     prepared = run("--prepare", "--repository", repository)
     script = Path(prepared.stdout.strip())
     assert script == repository / "cross_encoder/1/engine/build.sh"
@@ -326,7 +175,7 @@ def test_in_three_steps_as_with_docker_compose(repository, trtexec):
         ("nan", "does not hold 64 numbers named 'logits'"),
     ],
 )
-def test_a_build_that_fails_leaves_the_old_installation(repository, trtexec, mode, words):
+def test_a_build_that_fails_leaves_the_old_installation(repository, fake, mode, words):
     build_engine(repository)
     before = verify(repository)
     done = run("--repository", repository, "--force", FAKE_TRTEXEC=mode)
@@ -336,7 +185,7 @@ def test_a_build_that_fails_leaves_the_old_installation(repository, trtexec, mod
     assert verify(repository) == before
 
 
-def test_a_new_export_takes_the_plan_away(repository, trtexec):
+def test_a_new_export_takes_the_plan_away(repository, fake):
     build_engine(repository)
     prepare(repository, force=True)
     checkpoint = repository.parent / "other"
@@ -347,12 +196,13 @@ def test_a_new_export_takes_the_plan_away(repository, trtexec):
         install(repository)
 
 
-def test_without_tensorrt_the_remedy_is_named(repository, tmp_path):
+def test_without_trtexec_the_remedy_is_named(repository):
     done = run("--repository", repository, PATH="/usr/bin:/bin")
     assert done.returncode == 1
     error = done.stderr.splitlines()[-1]
-    assert error.startswith("error: neither trtexec nor the package tensorrt is here; run: pip install tensorrt-cu12==")
-    assert "--dry-run" in error
+    assert error.startswith("error: trtexec is not on PATH: ")
+    assert f"`triton-rerank-build engine --prepare`, {repository}/cross_encoder/1/engine/build.sh in " in error
+    assert "engine --install" in error
     assert not (repository / "cross_encoder/1/engine").exists()
 
 

@@ -13,12 +13,12 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 from support import ROOT
-from triton_rerank_build._engine_job import WORK_FOLDER
-from triton_rerank_build._engine_trtexec import SCRIPT_FILE
 from triton_rerank_build.cli.main import _parser
 from triton_rerank_build.late_interaction.repository import TEMPLATES
 from triton_rerank_build.serving import tritonserver
 from triton_rerank_build.support.files import CACHE_VARIABLE
+from triton_rerank_build.tensorrt.prepare import WORK_FOLDER
+from triton_rerank_build.tensorrt.trtexec import SCRIPT_FILE
 
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 SERVICES = COMPOSE["services"]

@@ -1,16 +1,21 @@
-"""The commands of NVIDIA's `trtexec` that build a plan and run it once per profile.
+"""The commands of NVIDIA's `trtexec` that build a plan and run it once per profile, and the files that they leave.
 
 Every option is one that `trtexec --help` of TensorRT 10.5 lists, the release in Triton's container 24.10.
 """
 
+import json
 import re
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from triton_rerank_build._engine_graph import GRAPH_FILE
-from triton_rerank_build._engine_profiles import Profile, shape_spec
-from triton_rerank_build.contract import INPUT_NAMES
+import numpy as np
+import numpy.typing as npt
+
+from triton_rerank_build.contract import INPUT_NAMES, OUTPUT_NAME
+from triton_rerank_build.errors import BuildError
+from triton_rerank_build.tensorrt.graph import GRAPH_FILE
+from triton_rerank_build.tensorrt.profiles import Profile
 
 PLAN_FILE = "model.plan"
 SCRIPT_FILE = "build.sh"
@@ -20,15 +25,15 @@ LOG_FILE = "build.log"
 def build_command(profiles: Sequence[Profile], timing_cache: Path) -> list[str]:
     """The command that builds `model.plan`, for the working folder.
 
-    Strongly typed: each layer has the type that the graph says. A weakly typed network (`--fp16`) lets TensorRT choose
-    per layer by speed, and LayerNorm, softmax and classifier are in fp32 because fp16 would overflow.
+    Strongly typed: each layer has the type that the graph gives it. A weakly typed network (`--fp16`) lets TensorRT
+    choose by speed, and LayerNorm, softmax and classifier are in fp32 because fp16 would overflow.
     """
     command = [
         "trtexec",
         f"--onnx=../{GRAPH_FILE}",
         f"--saveEngine={PLAN_FILE}",
         "--stronglyTyped",
-        # fp32 is meant where the graph says it: TF32 rounds to 10 bits, and would save nothing in products this small.
+        # What the graph keeps in fp32 stays fp32: TF32 rounds to 10 bits, and saves nothing in products this small.
         "--noTF32",
         "--skipInference",
         f"--timingCacheFile={timing_cache}",
@@ -44,7 +49,7 @@ def build_command(profiles: Sequence[Profile], timing_cache: Path) -> list[str]:
 
 
 def check_command(index: int, profile: Profile) -> list[str]:
-    """The command that runs the plan on the prepared rows of one profile, a full batch of its longest length."""
+    """The command that runs the plan on one profile's prepared rows, a full batch of its longest length."""
     inputs = ",".join(f"{name}:{input_file(index, name)}" for name in INPUT_NAMES)
     return [
         "trtexec",
@@ -60,12 +65,12 @@ def check_command(index: int, profile: Profile) -> list[str]:
 
 
 def input_file(index: int, name: str) -> str:
-    """Raw values of one input for one profile."""
+    """Name of the file with the raw values of one input for one profile."""
     return f"check-{index}.{name}"
 
 
 def output_file(index: int) -> str:
-    """What trtexec writes for one profile."""
+    """Name of the file into which trtexec writes one profile's logits."""
     return f"check-{index}.json"
 
 
@@ -75,26 +80,46 @@ def script(profiles: Sequence[Profile], timing_cache: Path) -> str:
     commands += [check_command(index, profile) for index, profile in enumerate(profiles)]
     lines = [
         "#!/usr/bin/env bash",
-        "# Written by `triton-rerank-build engine`: build model.plan from ../engine.onnx, then run it once",
-        "# per profile. `triton-rerank-build engine --install` compares what it computed, and installs it.",
+        "# Written by `triton-rerank-build engine`: build model.plan from ../engine.onnx, then run it once per",
+        "# profile. `triton-rerank-build engine --install` compares its logits with the graph's and installs it.",
         "set -euo pipefail",
         'cd "$(dirname "${BASH_SOURCE[0]}")"',
         shlex.join(["mkdir", "-p", str(timing_cache.parent)]),
     ]
     written = [" \\\n  ".join(shlex.quote(word) for word in command) for command in commands]
-    # The log of the build says which TensorRT and which GPU made the plan.
+    # `read_log` finds TensorRT's version and the GPU's name in this log.
     written[0] += f" 2>&1 | tee {LOG_FILE}"
     return "\n".join([*lines, *written]) + "\n"
 
 
+def shape_spec(shape: tuple[int, int]) -> str:
+    """A shape of both inputs as trtexec takes it: `input_ids:1x16,attention_mask:1x16`."""
+    return ",".join(f"{name}:{shape[0]}x{shape[1]}" for name in INPUT_NAMES)
+
+
+def read_output(path: Path, batch_size: int) -> npt.NDArray[np.float32]:
+    """The logits [batch_size, 1] in the JSON file that `trtexec --exportOutput` wrote.
+
+    Raises:
+        BuildError: They are missing, or another number of them is there.
+    """
+    try:
+        tensors = {tensor["name"]: tensor["values"] for tensor in json.loads(path.read_text(encoding="utf-8"))}
+        # trtexec writes NaN as `nan` or `-nan`, which is not JSON: that is answered below like any other damage.
+        logits = np.array(tensors[OUTPUT_NAME], np.float32).reshape(batch_size, 1)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BuildError(f"{path} does not hold {batch_size} numbers named {OUTPUT_NAME!r}: {error!r}") from error
+    return logits
+
+
 def read_log(text: str) -> tuple[str, str]:
-    """TensorRT's version and the GPU's name, as trtexec logs them; "unknown" where it does not."""
+    """TensorRT's version and the GPU's name from the log of the build; "unknown" where the log lacks them."""
     version = re.search(r"\[TensorRT v(\d+)\]", text)
     gpu = re.search(r"Selected Device: (.+)", text)
     return _dotted(version[1]) if version else "unknown", gpu[1].strip() if gpu else "unknown"
 
 
 def _dotted(number: str) -> str:
-    """100500 -> 10.5.0, as NV_TENSORRT_VERSION counts since TensorRT 10."""
+    """100500 -> 10.5.0, the encoding of NV_TENSORRT_VERSION since TensorRT 10."""
     value = int(number)
     return f"{value // 10_000}.{value // 100 % 100}.{value % 100}"

@@ -1,13 +1,13 @@
-"""The installed graph, rewritten where TensorRT's ONNX parser would not take it as it is.
+"""Rewrite the installed graph where TensorRT's ONNX parser cannot read it.
 
-Two kinds of nodes, both exact to replace:
+Two kinds of nodes are replaced, neither changes a logit:
 
 - CumSum over INT32, with which the exporter counts positions. The parser documents CumSum for floats alone
   (docs/operators.md of onnx-tensorrt, 8.5 to 10.x), and where it has no layer for it, before 10.8, it unrolls a loop of
   `length` dependent steps. The same count is one fp32 product with a triangle of ones: `count[i] = sum(x[j], j <= i)`.
   Ones and zeros are exact in any float type, and their sums, 8,192 at most, in fp32.
-- Shape with `start` and `end` (opset 15). Parsers of TensorRT 10 ignore both and give the whole shape. Shape and a
-  Slice say the same in words that every version reads.
+- Shape with `start` and `end` (opset 15). Parsers of TensorRT 10 ignore both and give the whole shape. Every version
+  reads Shape followed by Slice.
 """
 
 from collections.abc import Callable
@@ -20,14 +20,13 @@ from triton_rerank_build.errors import BuildError
 # An onnx.ModelProto or onnx.NodeProto; protobuf builds these classes at run time.
 Proto = Any
 
-
 GRAPH_FILE = "engine.onnx"
 
 
 def prepare_graph(folder: Path) -> Path:
-    """Write `engine.onnx` beside `model.onnx`; both name the same file of weights.
+    """Write `engine.onnx` beside `model.onnx`; both refer to the same file of weights.
 
-    Beside it, since onnx and ONNX Runtime read weights from a graph's own folder alone, and through no links.
+    It must lie beside it: onnx and ONNX Runtime read weights only from the graph's own folder, and follow no links.
 
     Returns:
         Its path.
@@ -41,27 +40,27 @@ def prepare_graph(folder: Path) -> Path:
 
 
 def rewrite_for_tensorrt(model: Proto) -> dict[str, int]:
-    """Replace, in place, every node that the parser does not take.
+    """Replace, in place, every node that the parser cannot read.
 
     Returns:
-        How many were replaced, by operator.
+        Number of replaced nodes by operator.
 
     Raises:
-        BuildError: A CumSum is not a plain one along the rows of a [num_pairs, length] tensor.
+        BuildError: A CumSum does not run along the rows of a [num_pairs, length] tensor, or is exclusive or reverse.
     """
     return {"CumSum": _replace(model, "CumSum", _running_sum), "Shape": _replace(model, "Shape", _part_of_shape)}
 
 
 def _replace(model: Proto, op_type: str, make: Callable[[Proto, Proto], list[Proto]]) -> int:
-    """Put what `make` gives in the place of every node of this type; an empty list leaves the node alone."""
+    """Replace every node of this type with the nodes that `make` returns; an empty list keeps the node."""
     replaced = 0
     for node in [node for node in model.graph.node if node.op_type == op_type]:
         if not (nodes := make(model, node)):
             continue
-        place = list(model.graph.node).index(node)
+        index = list(model.graph.node).index(node)
         model.graph.node.remove(node)
         for offset, new in enumerate(nodes):
-            model.graph.node.insert(place + offset, new)
+            model.graph.node.insert(index + offset, new)
         replaced += 1
     return replaced
 
@@ -116,7 +115,7 @@ def _attributes(node: Proto) -> dict[str, Any]:
 
 
 def _constant(model: Proto, name: str) -> int | None:
-    """The one number of a constant; None where it is computed."""
+    """The number that a constant holds; None where the value is computed."""
     from onnx import numpy_helper
 
     for tensor in model.graph.initializer:
@@ -129,7 +128,7 @@ def _constant(model: Proto, name: str) -> int | None:
 
 
 def _names(model: Proto, prefix: str, **constants: int | list[int]) -> Callable[[str], str]:
-    """A function that makes names below `prefix`; the constants are added to the graph under theirs."""
+    """Add the constants to the graph, and return a function that puts a name below `prefix`."""
     import numpy as np
     from onnx import numpy_helper
 

@@ -1,8 +1,8 @@
-"""The shapes a TensorRT plan is built for, read from the repository that will serve it.
+"""The optimization profiles of a plan, from the configs of the repository that will serve it.
 
-A plan runs only shapes inside one of its optimization profiles, and is tuned for one shape of each. What Triton will
-send stands in the configs: `max_batch_size` rows of one of the tokenizer's buckets. The buckets are shared out evenly
-over the profiles that configs/tensorrt.pbtxt names, so that short rows get kernels of their own.
+A plan runs only shapes inside one of its optimization profiles, and is tuned for one shape of each. Triton sends up to
+`max_batch_size` rows of one of the tokenizer's buckets. The buckets are divided evenly among the profiles that
+configs/tensorrt.pbtxt names, so that short rows get kernels of their own.
 """
 
 from collections.abc import Iterable
@@ -11,7 +11,6 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from triton_rerank_build.contract import INPUT_NAMES
 from triton_rerank_build.errors import RepositoryError
 
 CONFIG_NAME = "tensorrt"
@@ -23,7 +22,7 @@ class Profile:
 
     Attributes:
         min_shape: One pair, the profile's shortest row.
-        opt_shape: A full batch of the middle bucket: what the kernels are chosen for.
+        opt_shape: A full batch of the middle bucket; TensorRT chooses the kernels for it.
         max_shape: A full batch of the longest bucket.
     """
 
@@ -38,12 +37,12 @@ class Profile:
 
 @dataclass(frozen=True)
 class ServedShapes:
-    """What the repository will ask of a plan.
+    """The shapes that the repository's configs let Triton send to a plan.
 
     Attributes:
         max_batch_size: Most rows of one batch.
         buckets: Padded lengths, ascending; the last one is the longest pair.
-        num_profiles: How many profiles configs/tensorrt.pbtxt names.
+        num_profiles: Number of profiles that configs/tensorrt.pbtxt names.
     """
 
     max_batch_size: int
@@ -52,14 +51,14 @@ class ServedShapes:
 
 
 def read_served_shapes(repository: Path, max_length: int) -> ServedShapes:
-    """Read the configs that `tritonserver --model-config-name=tensorrt` will read.
+    """Read the configs that `tritonserver --model-config-name=tensorrt` reads.
 
     Args:
         repository: A model repository.
         max_length: Longest pair of the installed checkpoint, from its manifest.
 
     Raises:
-        RepositoryError: A config is missing, cannot be parsed, or lacks what is needed.
+        RepositoryError: A config is missing, cannot be parsed, or lacks a needed field.
     """
     tokenizer, cross_encoder = (_read_config(repository, model) for model in ("tokenizer", "cross_encoder"))
     if cross_encoder.platform != "tensorrt_plan":
@@ -80,12 +79,12 @@ def read_served_shapes(repository: Path, max_length: int) -> ServedShapes:
 
 
 def served_buckets(steps: Iterable[int], max_length: int) -> tuple[int, ...]:
-    """The padded lengths that the tokenizer really makes: its steps below `max_length`, and that limit itself."""
+    """The padded lengths that the tokenizer makes: its steps below `max_length`, and `max_length` itself."""
     return (*sorted(step for step in set(steps) if step < max_length), max_length)
 
 
 def make_profiles(served: ServedShapes) -> tuple[Profile, ...]:
-    """Share the buckets out over the profiles, without a gap between their ranges.
+    """Divide the buckets among the profiles, without a gap between their ranges.
 
     With fewer buckets than profiles the last profile is repeated: Triton refuses a config that names a profile which
     the plan lacks.
@@ -100,11 +99,6 @@ def make_profiles(served: ServedShapes) -> tuple[Profile, ...]:
         middle = buckets[(start + end) // 2]
         profiles.append(Profile((1, shortest), (rows, middle), (rows, buckets[end - 1])))
     return (*profiles, *[profiles[-1]] * (served.num_profiles - used))
-
-
-def shape_spec(shape: tuple[int, int]) -> str:
-    """A shape of both inputs in trtexec's words: `input_ids:1x16,attention_mask:1x16`."""
-    return ",".join(f"{name}:{shape[0]}x{shape[1]}" for name in INPUT_NAMES)
 
 
 def _read_config(repository: Path, model: str) -> Any:  # noqa: ANN401 - a protobuf message, which has no types

@@ -1,10 +1,9 @@
 """Prove that a plan computes what the ONNX graph computes that it was built from.
 
-The rows are those of the export's own proof. For each profile some that fit it, the longest among them, are padded to
-its longest bucket and repeated until the batch is full: the shape at which a plan needs most memory.
+The rows are those of the export's own proof. Each profile gets some of the rows that fit it, the longest among them,
+padded to its longest bucket and repeated until the batch is full: the shape at which a plan needs most memory.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +11,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from triton_rerank_build._engine_profiles import Profile
-from triton_rerank_build.contract import OUTPUT_NAME
-from triton_rerank_build.errors import BuildError, ParityError, RepositoryError
+from triton_rerank_build.errors import ParityError, RepositoryError
 from triton_rerank_build.parity.compare import Batch, count_swapped, graph_logits, make_batches
+from triton_rerank_build.tensorrt.profiles import Profile
 
-# Of the logits, against the same graph on the CPU. A plan sums in another order; at fp16 each sum is rounded.
+# Largest difference of a logit from the same graph's on the CPU. A plan sums in another order; fp16 rounds each sum.
 TOLERANCE = {"fp32": 1e-3, "fp16": 2e-2}
 
 _ROWS = 8
@@ -37,13 +35,13 @@ class Check:
     attention_mask: npt.NDArray[np.int32]
     batch_size: int
 
-    def full_batch(self, tensor: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
-        """`tensor` repeated to [batch_size, length]."""
-        return np.resize(tensor, (self.batch_size, tensor.shape[1]))
-
     def inputs(self) -> dict[str, npt.NDArray[np.int32]]:
-        """What the plan is fed."""
-        return {"input_ids": self.full_batch(self.input_ids), "attention_mask": self.full_batch(self.attention_mask)}
+        """The plan's inputs: the rows repeated to [batch_size, length]."""
+        shape = (self.batch_size, self.input_ids.shape[1])
+        return {
+            "input_ids": np.resize(self.input_ids, shape),
+            "attention_mask": np.resize(self.attention_mask, shape),
+        }
 
 
 def make_checks(tokenizer_file: Path, profiles: Sequence[Profile]) -> list[Check]:
@@ -98,29 +96,14 @@ def expected_logits(graph: Path, checks: Sequence[Check]) -> list[npt.NDArray[np
     return [np.resize(rows, (check.batch_size, 1)) for rows, check in zip(found, checks, strict=True)]
 
 
-def read_trtexec_output(path: Path, batch_size: int) -> npt.NDArray[np.float32]:
-    """The logits [batch_size, 1] in the JSON file that `trtexec --exportOutput` wrote.
-
-    Raises:
-        BuildError: They are not there, or not as many.
-    """
-    try:
-        tensors = {tensor["name"]: tensor["values"] for tensor in json.loads(path.read_text(encoding="utf-8"))}
-        # trtexec writes NaN as `nan` or `-nan`, which is no JSON: that is answered below like any other damage.
-        logits = np.array(tensors[OUTPUT_NAME], np.float32).reshape(batch_size, 1)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BuildError(f"{path} does not hold {batch_size} numbers named {OUTPUT_NAME!r}: {error!r}") from error
-    return logits
-
-
 def compare_plan(
     expected: Sequence[npt.NDArray[np.float32]], found: Sequence[npt.NDArray[np.float32]], tolerance: float
 ) -> float:
     """The worst difference between a plan and its graph.
 
     Raises:
-        ParityError: A logit is off by more than `tolerance` or is no number, or two pairs change places whose logits
-            are further apart than that.
+        ParityError: A logit is off by more than `tolerance` or is NaN, or two pairs whose logits are further apart than
+            that change their order.
     """
     worst = 0.0
     for index, (want, got) in enumerate(zip(expected, found, strict=True)):
@@ -132,6 +115,6 @@ def compare_plan(
                 f"{tolerance:.3g} (graph {want.ravel()[:4].tolist()}, plan {got.ravel()[:4].tolist()})"
             )
         if swapped := count_swapped(want.ravel(), got.ravel(), tolerance):
-            raise ParityError(f"profile {index}: {swapped} couples of pairs change their order")
+            raise ParityError(f"profile {index}: {swapped} pairwise orderings differ")
         worst = max(worst, difference)
     return worst
