@@ -1,6 +1,6 @@
 # triton-rerank: `make` lists the targets.
-# PYTHON=...         the interpreter to use; otherwise the first of 3.10 to 3.12 that runs
-# TORCH_VERSION=...  the PyTorch to install
+# PYTHON=...         the interpreter; by default the first of 3.10 to 3.12 that runs
+# TORCH_VERSION=...  the version of PyTorch
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
@@ -52,7 +52,7 @@ upgrade: ## Install the newest versions that fit, and write them to constraints.
 clean: ## Remove the virtual environment and the generated artefacts
 	git clean -fdXq .venv model_repository
 
-# The environment is made anew when what has to be installed changes.
+# Recreated when the requirements change.
 $(VENV)/.installed: pyproject.toml client/pyproject.toml build/pyproject.toml constraints.txt build/venv.sh build/torch.sh
 	PYTHON="$(PYTHON)" TORCH_VERSION="$(TORCH_VERSION)" build/venv.sh $(VENV)
 	@touch $@

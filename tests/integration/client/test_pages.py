@@ -1,4 +1,4 @@
-"""client/README.md: every example runs, prints what it says, and the tables tell the truth."""
+"""client/README.md and docs/client: every example runs and prints its output, and the tables are correct."""
 
 import logging
 import os
@@ -19,18 +19,23 @@ from fastapi.testclient import TestClient
 import triton_rerank
 from support import ROOT
 from support.fake_triton import FakeTriton
+from support.pages import blocks, links
 from triton_rerank import RerankClient, ServerUnavailableError
 from triton_rerank.errors import error_from_status
 
 pytestmark = pytest.mark.integration
 
 README = ROOT / "client" / "README.md"
-TEXT = README.read_text(encoding="utf-8")
-BLOCK = re.compile(r"^```(python|bash)\n(.*?)^```\n(?:```text\n(.*?)^```\n)?", re.MULTILINE | re.DOTALL)
+FOLDER = ROOT / "docs" / "client"
+ERRORS = FOLDER / "servers-and-retries.md"
+PAGES = [README, *sorted(FOLDER.glob("*.md"))]
 
 
 @dataclass(frozen=True)
 class Example:
+    """A block of code, and what it prints: the block of text that follows it, if there is one."""
+
+    page: Path
     language: str
     code: str
     output: str | None
@@ -38,23 +43,25 @@ class Example:
 
 
 def sections():
-    """Heading -> its examples."""
+    """(page, heading) -> its examples, which share their variables as they do for a reader."""
     found = {}
-    for section in re.finditer(r"^## (.+)\n((?:(?!^## ).*\n)*)", TEXT, re.MULTILINE):
-        examples = [
-            Example(block[1], block[2], block[3], TEXT.count("\n", 0, section.start(2) + block.start(2)))
-            for block in BLOCK.finditer(section[2])
-        ]
-        if examples:
-            found[section[1]] = examples
+    for page in PAGES:
+        of_page = blocks(page)
+        for block, following in zip(of_page, [*of_page[1:], None], strict=True):
+            if block.language == "text":
+                continue
+            is_output = following and following.language == "text" and following.line - block.end <= 2
+            output = following.text if is_output else None
+            example = Example(page, block.language, block.text, output, block.line)
+            found.setdefault((page, block.section), []).append(example)
     return found
 
 
-def run_python(code, line, namespace):
-    """Run an example, whose lines in a traceback are those of the README."""
+def run_python(code, example, namespace):
+    """Run an example. Line numbers in a traceback are those of its page."""
     printed = StringIO()
     with redirect_stdout(printed):
-        exec(compile("\n" * line + code, README, "exec"), namespace)
+        exec(compile("\n" * example.line + code, example.page, "exec"), namespace)
     return printed.getvalue()
 
 
@@ -73,7 +80,7 @@ def run_bash(code):
 
 @pytest.fixture
 def secure_server(tmp_path, monkeypatch):
-    """A server that asks for a certificate, and the files that the example names."""
+    """A server that requires a client certificate, and the files that the example names."""
     authority = trustme.CA()
     own, client = authority.issue_cert("localhost"), authority.issue_cert("client@example.org")
     monkeypatch.chdir(tmp_path)
@@ -97,7 +104,7 @@ def closed_port():
 
 @pytest.fixture
 def addresses(server, secure_server, closed_port):
-    """Address in the README -> address here. One of three servers is down."""
+    """Address on the pages -> address here. One of three servers is down."""
     return {
         "localhost:8001": server.grpc_url,
         "gpu-1:8001": server.grpc_url,
@@ -110,19 +117,19 @@ def addresses(server, secure_server, closed_port):
 
 @pytest.fixture(autouse=True)
 def log_level():
-    """One example sets it."""
+    """One example changes it."""
     logger = logging.getLogger("triton_rerank")
     before = logger.level
     yield
     logger.setLevel(before)
 
 
-@pytest.mark.parametrize("heading", sections())
-def test_examples_run_and_print_what_they_say(heading, addresses):
+@pytest.mark.parametrize("section", sections(), ids=lambda section: f"{section[0].stem}: {section[1]}")
+def test_examples_run_and_print_their_output(section, addresses):
     namespace = {"__name__": "__main__"}
-    for example in sections()[heading]:
+    for example in sections()[section]:
         code = re.sub("|".join(map(re.escape, addresses)), lambda match: addresses[match[0]], example.code)
-        printed = run_python(code, example.line, namespace) if example.language == "python" else run_bash(code)
+        printed = run_python(code, example, namespace) if example.language == "python" else run_bash(code)
         if example.output is not None:
             assert printed == example.output
     if "app" in namespace:
@@ -136,34 +143,37 @@ def check_service(app):
         assert web.post("/rerank", json={"query": " ", "documents": ["Soup needs salt."]}).status_code == 422
 
 
-def test_every_block_is_an_example_or_an_output():
-    blocks = re.findall(r"^```(\w+)$", TEXT, re.MULTILINE)
-    examples = [example for section in sections().values() for example in section]
-    assert len(blocks) == len(examples) + sum(example.output is not None for example in examples)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_every_block_is_an_example_or_an_output(page):
+    examples = [example for (of, _), found in sections().items() if of == page for example in found]
+    assert {example.language for example in examples} == ({"bash"} if page.stem == "command-line" else {"python"})
+    outputs = [block for block in blocks(page) if block.language == "text"]
+    assert len(outputs) == sum(example.output is not None for example in examples)
 
 
-def test_links_within_the_page_lead_somewhere():
-    headings = {
-        re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
-        for heading in re.findall(r"^## (.+)$", TEXT, re.MULTILINE)
-    }
-    assert set(re.findall(r"\]\(#([^)]+)\)", TEXT)) == headings
+def test_the_readme_links_to_every_page():
+    linked = {(README.parent / path).resolve() for path, _ in links(README)}
+    assert {path for path in linked if path.parent == FOLDER} == set(PAGES[1:])
 
 
 def test_extras_exist():
-    pyproject = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
-    for extra in re.findall(r"triton-rerank\[([\w-]+)\]", TEXT):
-        assert re.search(rf"^{extra} = \[", pyproject, re.MULTILINE), extra
+    projects = [ROOT / "pyproject.toml", ROOT / "client/pyproject.toml", ROOT / "build/pyproject.toml"]
+    declared = "".join(project.read_text(encoding="utf-8") for project in projects if project.exists())
+    text = README.read_text(encoding="utf-8")
+    extras = re.findall(r"pip install \"\S+\[([\w,-]+)\]\"", text)
+    assert len(extras) >= 5
+    for extra in ",".join(extras).split(","):
+        assert re.search(rf"^{extra} = \[", declared, re.MULTILINE), extra
 
 
 def rows_of_errors():
-    table = TEXT.partition("| gRPC status |")[2].partition("\n\n")[0]
+    table = ERRORS.read_text(encoding="utf-8").partition("| gRPC status |")[2].partition("\n\n")[0]
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()[2:]]
 
 
 @pytest.mark.parametrize("row", rows_of_errors(), ids=lambda row: row[1])
 def test_table_of_errors(row):
-    """Each status raises what the table says, after as many requests as the table says."""
+    """Each status raises the exception of its row, with its bases and its retries."""
     cause, name, bases, retried = row
     kind = getattr(triton_rerank, name.strip("`"))
     details = "Exceeds maximum queue size" if "queue full" in cause else "no"

@@ -1,66 +1,97 @@
-"""README.md and CHANGELOG.md say what is true: code runs, commands parse, links lead somewhere."""
+"""The pages are correct: the README's code runs, commands parse, links lead somewhere, versions agree."""
 
 import re
 import shlex
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
 
 import triton_rerank
 from support import ROOT
+from support.pages import anchors, blocks, links
 
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-COMMANDS = re.findall(r"^triton-rerank-build .+$", README, re.MULTILINE)
+README = ROOT / "README.md"
+TRACKED = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+PAGES = [ROOT / name for name in TRACKED if name.endswith(".md")]
+PROGRAMS = ("triton-rerank", "triton-rerank-build")
+
+
+def commands():
+    """The words of each command of our programs. Benchmarks are left out: theirs are the commands of their day."""
+    found = []
+    for page in PAGES:
+        if page.parent.name == "benchmarks":
+            continue
+        shell = [block.text for block in blocks(page) if block.language in ("bash", "")]
+        for line in "".join(shell).replace("\\\n", " ").splitlines():
+            for command in re.split(r"&&|\|(?=\s)", line.partition(" # ")[0]):
+                if command.strip().startswith(PROGRAMS):
+                    words = shlex.split(command)
+                    found.append(pytest.param(words, id=f"{page.relative_to(ROOT)}: {' '.join(words[:3])}"))
+    return found
+
+
+@cache
+def usage(*command):
+    program, *arguments = command
+    done = subprocess.run(
+        [Path(sys.executable).with_name(program), *arguments, "--help"], capture_output=True, text=True, check=True
+    )
+    return done.stdout
 
 
 def test_the_call_runs(server):
-    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    (code,) = [block.text for block in blocks(README) if block.language == "python"]
     code = code.replace("localhost:8001", server.grpc_url)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert [line.split()[0] for line in done.stdout.splitlines()] == ["1", "2"]
     assert done.stdout.splitlines()[0].endswith("Wash your hands often.")
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_commands_parse(command):
-    program, name, *_ = shlex.split(command)
-    listed = subprocess.run(
-        [Path(sys.executable).with_name(program), "--help"], capture_output=True, text=True, check=True
-    )
-    assert name in listed.stdout
-    options = [word for word in shlex.split(command) if word.startswith("--")]
-    usage = subprocess.run(
-        [Path(sys.executable).with_name(program), name, "--help"], capture_output=True, text=True, check=True
-    )
-    assert all(option in usage.stdout for option in options)
+@pytest.mark.parametrize("words", commands())
+def test_commands_parse(words):
+    program, name, *arguments = words
+    assert re.search(rf"^    {name}\b", usage(program), re.MULTILINE), f"{program} has no command {name}"
+    options = re.findall(r"(?<!\w)--[a-z][a-z-]*", usage(program, name))
+    for option in (word.partition("=")[0] for word in arguments if word.startswith("--")):
+        assert option in options
 
 
-def test_links_lead_somewhere():
-    for document in (ROOT / "README.md", ROOT / "model_repository/README.md"):
-        for target in re.findall(r"\]\(([^)#]+)\)", document.read_text(encoding="utf-8")):
-            assert (document.parent / target).exists(), f"{document.name} -> {target}"
+def test_the_readme_shows_both_programs():
+    shown = [words.values[0][0] for words in commands()]
+    assert set(shown) == set(PROGRAMS)
+    assert len(shown) > 20
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page):
+    for path, fragment in links(page):
+        target = (page.parent / path).resolve() if path else page
+        assert target.exists(), path
+        assert not fragment or fragment in anchors(target), f"{path}#{fragment}"
 
 
 def test_targets_are_in_the_makefile():
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    named = set(re.findall(r"`?make ([a-z]+)", README))
+    named = set(re.findall(r"`?make ([a-z]+)", README.read_text(encoding="utf-8")))
     assert {"demo", "serve", "test", "lint", "bench"} <= named <= targets
 
 
 def test_folders_are_there():
-    (folders,) = re.findall(r"## Folders\n\n```text\n(.*?)```", README, re.DOTALL)
+    (folders,) = [block.text for block in blocks(README) if block.section == "Folders"]
     named = {line.split("/")[0] for line in folders.splitlines() if "/" in line.split()[0]}
     assert all((ROOT / name).is_dir() for name in named)
-    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    tops = {line.split("/")[0] for line in tracked.splitlines() if "/" in line}
+    tops = {name.split("/")[0] for name in TRACKED if "/" in name}
     assert tops - {".ci"} <= named
 
 
-def test_the_latest_release_in_the_changelog_is_this_version():
-    headings = re.findall(r"^## (.+)$", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
-    # What is not released yet stands on top, and nowhere else.
-    released = headings[1:] if headings[0] == "Unreleased" else headings
-    assert released[0].split()[0] == triton_rerank.__version__
-    assert "Unreleased" not in released
+def test_the_first_release_of_the_changelog_is_this_version():
+    text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    headings = re.findall(r"^## \[(.+?)\](?: - (\d{4}-\d{2}-\d{2}))?$", text, re.MULTILINE)
+    assert headings[0] == ("Unreleased", "")
+    version, date = headings[1]
+    assert version == triton_rerank.__version__
+    assert date
