@@ -13,8 +13,8 @@ from triton_rerank_build._errors import ParityError, RepositoryError
 from triton_rerank_build._export import IR_VERSION, OPSET, write_graph
 from triton_rerank_build._late_repository import (
     LATE,
-    TEMPLATES,
     LateManifest,
+    complete_late,
     late_exporter_digest,
     read_late_manifest,
 )
@@ -24,7 +24,6 @@ from triton_rerank_build._parity import Batch, Parity, graph_logits
 from triton_rerank_build._progress import Steps, logger
 from triton_rerank_build._repository import (
     TOKENIZER_FILE,
-    complete_from_template,
     differences,
     install,
     measure,
@@ -75,6 +74,7 @@ def export_late(wanted: LateExport, steps: Steps) -> LateManifest:
         model, projection = load_encoder(source)
         settings = _settings(wanted, tokenizer, model.config, projection)
         if (present := _present(wanted, settings)) is not None:
+            complete_late(wanted.repository)
             logger.info("      %s is installed and intact: nothing to do", source.name)
             return present
         weight_bytes = model.num_parameters() * _BYTES[wanted.precision]
@@ -96,7 +96,7 @@ def export_late(wanted: LateExport, steps: Steps) -> LateManifest:
             logger.info("      worst difference %.2g (%s)", parity.worst_difference, parity.worst_batch)
         with steps.step(f"installing into {wanted.repository}"):
             manifest = _manifest(wanted, settings, parity, staged)
-            complete_from_template(wanted.repository, TEMPLATES, LATE)
+            complete_late(wanted.repository)
             install(staged, wanted.repository, manifest, LATE)
     return manifest
 

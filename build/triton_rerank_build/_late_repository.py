@@ -10,7 +10,15 @@ from triton_rerank_build._export import MODEL_FILE, WEIGHTS_FILE
 from triton_rerank_build._files import sha256_texts
 from triton_rerank_build._late_settings import LateSettings
 from triton_rerank_build._manifest import MANIFEST_FILE, Manifest
-from triton_rerank_build._repository import TOKENIZER_FILE, Layout
+from triton_rerank_build._repository import (
+    BACKENDS,
+    TOKENIZER_FILE,
+    Layout,
+    complete_from_template,
+    copy_missing,
+    template_repository,
+)
+from triton_rerank_build._repository import TOKENIZER as RERANKER_TOKENIZER
 
 ENCODER = Path("late_encoder") / "1"
 SCORER = Path("late_scorer") / "1"
@@ -49,6 +57,20 @@ class LateManifest(Manifest):
             raise RepositoryError(f"{MANIFEST_FILE} says nothing of late interaction")
         content: dict[str, Any] = {**vars(manifest), "settings": LateSettings.from_dict(manifest.settings)}
         return cls(**content)
+
+
+def complete_late(repository: Path) -> None:
+    """Copy the committed files of late interaction that `repository` lacks.
+
+    Two of its models import a module whose one source file belongs to a model of the reranker.
+    """
+    complete_from_template(repository, TEMPLATES, LATE)
+    shared = (
+        (template_repository() / RERANKER_TOKENIZER / "text_pairs.py", TOKENIZER),
+        (BACKENDS / "rerank_openvino" / "micro_batch_cuts.py", SCORER),
+    )
+    for source, folder in shared:
+        copy_missing(source, repository / folder / source.name)
 
 
 def read_late_manifest(repository: Path) -> LateManifest | None:

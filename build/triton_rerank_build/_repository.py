@@ -20,6 +20,8 @@ CROSS_ENCODER = Path("cross_encoder") / "1"
 TOKENIZER = Path("tokenizer") / "1"
 TOKENIZER_FILE = "tokenizer.json"
 PLAN = CROSS_ENCODER / "model.plan"
+# This project's own Triton backends, one folder each.
+BACKENDS = Path(__file__).parent / "backends"
 # In the order of installing. Beside the graph stands the manifest that counts.
 MANIFESTS = (TOKENIZER / MANIFEST_FILE, CROSS_ENCODER / MANIFEST_FILE)
 ARTEFACTS = (TOKENIZER / TOKENIZER_FILE, CROSS_ENCODER / WEIGHTS_FILE, CROSS_ENCODER / MODEL_FILE)
@@ -77,14 +79,17 @@ def read_manifest(repository: Path) -> Manifest | None:
 
 def complete_from_template(repository: Path, template: Path, layout: Layout = RERANKER) -> None:
     """Copy the committed files of `template` that `repository` lacks; files that are there are left as they are."""
-    if repository.resolve() == template.resolve():
-        return
     for source in sorted(path for model in layout.models for path in (template / model).rglob("*")):
-        target = repository / source.relative_to(template)
         # The template of a checkout may hold generated files as well.
-        if (source.suffix in {".pbtxt", ".py"} or source.name == ".gitkeep") and not target.exists():
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(source, target)
+        if source.suffix in {".pbtxt", ".py"} or source.name == ".gitkeep":
+            copy_missing(source, repository / source.relative_to(template))
+
+
+def copy_missing(source: Path, target: Path) -> None:
+    """Copy a file unless `target` is there."""
+    if not target.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, target)
 
 
 @contextmanager

@@ -13,9 +13,8 @@ from pathlib import Path
 
 from triton_rerank_build._errors import MissingExtraError, RepositoryError, ServerStartError
 from triton_rerank_build._late_repository import LATE
-from triton_rerank_build._repository import RERANKER, Layout
+from triton_rerank_build._repository import BACKENDS, RERANKER, Layout
 
-BACKENDS = Path(__file__).parent / "backends"
 # Runtime -> (the module it needs, tritonserver's options).
 RUNTIMES = {
     "openvino": ("openvino", ("--model-config-name=cpu",)),

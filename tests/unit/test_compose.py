@@ -2,6 +2,7 @@
 
 import ast
 import re
+import shutil
 import subprocess
 import sys
 from itertools import pairwise
@@ -17,7 +18,8 @@ from triton_rerank_build._cli import _parser
 from triton_rerank_build._engine_job import WORK_FOLDER
 from triton_rerank_build._engine_trtexec import SCRIPT_FILE
 from triton_rerank_build._files import CACHE_VARIABLE
-from triton_rerank_build._late_repository import TEMPLATES
+from triton_rerank_build._late_repository import complete_late
+from triton_rerank_build._repository import BACKENDS, complete_from_template, template_repository
 
 ROOT = Path(__file__).parents[2]
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
@@ -187,38 +189,44 @@ def test_every_backend_is_in_the_image(service):
     target = SERVICES[service]["build"]["target"]
     own = re.findall(r"^COPY \S+ /opt/tritonserver/backends/(\S+)$", "\n".join(lines_of(target)), re.M)
     for name in own:
-        assert (Path(_tritonserver.BACKENDS) / name / "model.py").is_file()
+        assert (BACKENDS / name / "model.py").is_file()
     for model in ("reranker", "tokenizer", "cross_encoder"):
         config = config_of(model, config_name(service))
         backend = config.backend or {"tensorrt_plan": "tensorrt", "ensemble": None}[config.platform]
         assert backend is None or backend in NVIDIA_BACKENDS | set(own), f"{model} needs {backend}"
 
 
-def imported(path):
-    """Packages that a model.py needs beyond Python, numpy and what Triton gives it."""
+def imported(*paths):
+    """Packages that these files need beyond Python, numpy, each other and what Triton gives them."""
     names = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            names |= {alias.name.split(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            names.add(node.module.split(".")[0])
+    for path in paths:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                names |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                names.add(node.module.split(".")[0])
+    names -= {path.stem for path in paths}
     return names - sys.stdlib_module_names - {"numpy", "triton_python_backend_utils"}
 
 
 @pytest.mark.parametrize(
-    ("target", "model"),
+    ("target", "model", "needed"),
     [
-        ("server", ROOT / "model_repository/tokenizer/1/model.py"),
-        ("server-cpu", ROOT / "model_repository/tokenizer/1/model.py"),
-        ("server-cpu", _tritonserver.BACKENDS / "rerank_openvino/model.py"),
-        ("server-cpu", _tritonserver.BACKENDS / "encode_openvino/model.py"),
-        ("server", TEMPLATES / "late_tokenizer/1/model.py"),
+        ("server", "models/tokenizer/1", {"tokenizers"}),
+        ("server", "models/late_tokenizer/1", {"tokenizers"}),
+        ("server", "models/late_scorer/1", set()),
+        ("server-cpu", "models/tokenizer/1", {"tokenizers"}),
+        ("server-cpu", "backends/rerank_openvino", {"openvino"}),
+        ("server-cpu", "backends/encode_openvino", {"openvino"}),
     ],
 )
-def test_every_import_is_installed_in_the_image(target, model):
+def test_every_import_is_installed_in_the_image(target, model, needed, tmp_path):
+    complete_from_template(tmp_path / "models", template_repository())
+    complete_late(tmp_path / "models")
+    shutil.copytree(BACKENDS, tmp_path / "backends")
     installed = set(re.findall(r"([a-z_-]+)==[\d.]+", "\n".join(lines_of(target))))
-    assert imported(model)
-    assert imported(model) <= installed
+    assert imported(*(tmp_path / model).glob("*.py")) == needed
+    assert needed <= installed
 
 
 def test_the_health_check_needs_nothing_installed():
