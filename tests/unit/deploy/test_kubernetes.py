@@ -67,7 +67,8 @@ def test_every_port_has_its_name():
     for port in RESOURCES["service.yaml"]["spec"]["ports"]:
         assert ports[port["targetPort"]] == port["port"]
     allowed = [p["port"] for rule in RESOURCES["network.yaml"]["spec"]["ingress"] for p in rule["ports"]]
-    assert set(allowed) == set(ports)
+    assert set(allowed) == {"grpc", "metrics"}, "callers must not reach Triton's HTTP port: SECURITY.md"
+    assert {port["name"] for port in RESOURCES["service.yaml"]["spec"]["ports"]} == {"grpc", "metrics"}
     assert RESOURCES["podmonitor.yaml"]["spec"]["podMetricsEndpoints"][0]["port"] in ports
 
 
