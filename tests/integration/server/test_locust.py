@@ -1,4 +1,4 @@
-"""The load test itself, in short: Locust under gevent, our client, the real server."""
+"""The load test itself: Locust under gevent, the client, the real server."""
 
 import json
 import os
@@ -9,6 +9,7 @@ import pytest
 
 from load.recording import Recording
 from support.deployment import ROOT
+from triton_rerank_build.serving.server import free_ports
 
 SEARCH = {"query": "flu", "documents": ["Wash your hands often.", "Flutes are made of wood."]}
 
@@ -83,9 +84,89 @@ def test_failures_are_told_by_kind(server, tmp_path):
     assert recording.errors().keys() == {"InvalidRequestError"}
 
 
+def test_an_exception_in_a_task_is_no_success(server, tmp_path, searches):
+    broken = tmp_path / "broken.py"
+    broken.write_text(
+        "from locust import User, constant, tag, task\n"
+        "class Broken(User):\n"
+        "    wait_time = constant(1)\n"
+        "    @tag('search')\n"
+        "    @task\n"
+        "    def fail(self): raise KeyError('no such field')\n"
+    )
+    files = f"--locustfile={ROOT / 'loadtest' / 'locustfile.py'},{broken}"
+    result, recording = locust(server, tmp_path, files, "--users=2", "--spawn-rate=2", f"--searches={searches}")
+    assert recording.calls
+    assert not recording.errors()
+    assert "no such field" in result.stdout
+    assert result.returncode == 1
+
+
+@pytest.mark.parametrize("text", ["", "damaged", None])
+def test_an_unusable_file_of_searches_is_refused_at_the_start(server, tmp_path, text):
+    file = tmp_path / "searches.jsonl"
+    if text is not None:
+        file.write_text(text)
+    report = tmp_path / "report.html"
+    done = run_py(f"--host={server.grpc_url}", "--seconds=2", f"--report={report}", "--", f"--searches={file}")
+    assert done.returncode == 2
+    assert f"--searches: {'' if text is None else file}" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not report.exists()
+
+
+def run_py(*arguments):
+    command = [sys.executable, ROOT / "loadtest" / "run.py", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+
+
+@pytest.mark.parametrize("scheme", ["http://", "https://", "grpc://"])
+def test_a_url_is_refused_and_the_earlier_report_kept(tmp_path, scheme):
+    report = tmp_path / "report.html"
+    report.write_text("an earlier one")
+    done = run_py(f"--host={scheme}localhost:8001", f"--report={report}")
+    assert done.returncode == 2
+    assert "is not host:port of Triton's gRPC port" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert report.read_text() == "an earlier one"
+
+
+def test_a_dead_host_is_refused_before_the_load_and_the_earlier_report_kept(tmp_path):
+    report = tmp_path / "report.html"
+    report.write_text("an earlier one")
+    (port,) = free_ports((0,))
+    done = run_py(f"--host=127.0.0.1:{port}", f"--report={report}")
+    assert done.returncode == 2
+    assert f"--host 127.0.0.1:{port}: " in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "callers" not in done.stdout
+    assert report.read_text() == "an earlier one"
+
+
+def test_a_bad_locust_option_keeps_the_earlier_report(server, tmp_path):
+    report = tmp_path / "report.html"
+    report.write_text("an earlier one")
+    done = run_py(f"--host={server.grpc_url}", f"--report={report}", "--", "--no-such-option")
+    assert done.returncode == 2
+    assert "Locust ended with status 2" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert report.read_text() == "an earlier one"
+
+
+def test_locust_alone_refuses_a_url(tmp_path):
+    command = [sys.executable, "-m", "locust", f"--locustfile={ROOT / 'loadtest' / 'locustfile.py'}"]
+    command += ["--headless", "--run-time=2s", "--host=http://localhost:8001"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode != 0
+    assert "host:port" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_make_loadtest_writes_a_report(server, tmp_path, searches):
     report = tmp_path / "report.html"
     command = [sys.executable, ROOT / "loadtest" / "run.py", f"--host={server.grpc_url}", "--sweep=1,2", "--seconds=2"]
-    command += [f"--report={report}", "--", f"--searches={searches}"]
+    own = tmp_path / "own.json"  # beside the recording that the report is made of
+    command += [f"--report={report}", "--", f"--searches={searches}", f"--recording={own}"]
     subprocess.run(command, check=True)
     assert "(knee)" in report.read_text()
+    assert Recording.load(own).calls
