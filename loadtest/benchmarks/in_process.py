@@ -1,4 +1,4 @@
-"""The same artefact at its best without a server: tokenize, cut, micro-batches, OpenVINO. What serving is held to."""
+"""Reference without a server: tokenize, split into micro-batches, run the artefact in OpenVINO."""
 
 import json
 from collections.abc import Sequence
@@ -10,15 +10,15 @@ from tokenizers import Tokenizer
 
 from triton_rerank_build.parity.compare import INT8_PROPERTIES
 
-BUDGETS = (1024, 2048, 4096)  # tokens of a micro-batch; the fastest on this machine is used
+BUDGETS = (1024, 2048, 4096)  # tokens per micro-batch; callers choose the fastest on this machine
 LENGTH_STEP = 16
-RUN_TOKENS = 64  # what a run of the graph costs apart from its tokens, in tokens; as in rerank_openvino
+RUN_TOKENS = 64  # fixed cost of a run of the graph, in tokens; the same as in rerank_openvino
 
 Cuts = list[tuple[int, int]]
 
 
 class InProcessReranker:
-    """One process, every core, no server.
+    """Reranker in this process, on all cores.
 
     Args:
         repository: Model repository with installed artefacts.
@@ -43,20 +43,20 @@ class InProcessReranker:
     def score(self, query: str, documents: list[str]) -> np.ndarray:
         """Logits in the order of `documents`: [num_pairs] float32."""
         rows = self.encode(query, documents)
-        order = sorted(range(len(rows)), key=lambda place: -len(rows[place]))
+        order = sorted(range(len(rows)), key=lambda index: -len(rows[index]))
         logits = np.empty(len(rows), np.float32)
-        for start, end in cut_by_cost([len(rows[place]) for place in order], self.budget):
-            places = order[start:end]
-            lengths = np.array([len(rows[place]) for place in places])
+        for start, end in cut_by_cost([len(rows[index]) for index in order], self.budget):
+            chosen = order[start:end]
+            lengths = np.array([len(rows[index]) for index in chosen])
             mask = np.arange(padded_length(int(lengths[0]))) < lengths[:, None]
             ids = np.zeros(mask.shape, np.int32)
-            ids[mask] = np.concatenate([rows[place] for place in places])
+            ids[mask] = np.concatenate([rows[index] for index in chosen])
             feeds = {"input_ids": ids, "attention_mask": mask.astype(np.int32)}
-            logits[places] = self.infer_request.infer(feeds, share_inputs=True)["logits"][:, 0]
+            logits[chosen] = self.infer_request.infer(feeds, share_inputs=True)["logits"][:, 0]
         return logits
 
     def encode(self, query: str, documents: list[str]) -> list[list[int]]:
-        """Token ids of each pair: `<s> query </s></s> document </s>`, the document cut to fit."""
+        """Token ids of each pair: `<s> query </s></s> document </s>`, the document truncated to fit."""
         query_ids, *document_ids = (
             encoding.ids for encoding in self.tokenizer.encode_batch_fast([query, *documents], add_special_tokens=False)
         )
@@ -65,17 +65,17 @@ class InProcessReranker:
 
 
 def cut_by_cost(lengths: Sequence[int], budget: int) -> Cuts:
-    """Cut lengths, longest first, where padded tokens and RUN_TOKENS for each micro-batch are fewest together.
+    """Split rows, longest first, into micro-batches with the least cost: padded tokens plus RUN_TOKENS each.
 
     Args:
-        lengths: Tokens of each row.
-        budget: Tokens of a micro-batch at most, or one row.
+        lengths: Tokens of each row, descending.
+        budget: Most tokens of a micro-batch; a longer row is a micro-batch of its own.
 
     Returns:
         Start and end of each micro-batch.
     """
     count = len(lengths)
-    costs, ends = [0] * (count + 1), [0] * count  # of the rows from each place on
+    costs, ends = [0] * (count + 1), [0] * count  # of the rows from each index on
     for start in reversed(range(count)):
         width = padded_length(lengths[start])
         last = min(count, start + max(1, budget // width))
@@ -90,5 +90,5 @@ def cut_by_cost(lengths: Sequence[int], budget: int) -> Cuts:
 
 
 def padded_length(length: int) -> int:
-    """`length` rounded up to the length of a micro-batch."""
+    """`length` rounded up to a multiple of LENGTH_STEP."""
     return -(-length // LENGTH_STEP) * LENGTH_STEP
