@@ -51,7 +51,7 @@ def main() -> None:
 
 
 def call(client: RerankClient, runtime: psutil.Process, query: str, documents: list[str], max_length: int) -> int:
-    """Rerank, say what it took, and return the runtime's peak memory during it, in bytes."""
+    """Rerank, print the time, and return the runtime's peak memory during the call in bytes."""
     print(f"{len(documents)} documents ...", file=sys.stderr)
     Path(f"/proc/{runtime.pid}/clear_refs").write_text("5")  # resets the peak, see proc(5)
     started = time.perf_counter()

@@ -22,11 +22,11 @@ def searches(tmp_path):
 
 
 def locust(server, tmp_path, *options, seconds=4):
-    """Locust's result, and what it recorded."""
+    """Locust's result and recording."""
     command = [sys.executable, "-m", "locust", f"--locustfile={ROOT / 'loadtest' / 'locustfile.py'}"]
     command += ["--headless", "--only-summary", f"--run-time={seconds}s"]
     command += ["--stop-timeout=60s", f"--recording={tmp_path / 'run.json'}", *options]
-    # As docker-compose.yml says where the server is.
+    # docker-compose.yml passes the address in the same variable.
     environment = os.environ | {"LOCUST_HOST": server.grpc_url}
     result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     return result, Recording.load(tmp_path / "run.json")
@@ -44,12 +44,12 @@ def test_closed_loop(server, tmp_path, searches):
     )
 
 
-def test_open_loop_keeps_its_rate_whatever_the_server_does(server, tmp_path, searches):
+def test_open_loop_keeps_its_rate(server, tmp_path, searches):
     result, recording = locust(server, tmp_path, "--users=2", "--rate=10", "--spawn-rate=2", f"--searches={searches}")
     assert result.returncode == 0, result.stderr
     starts = [call.start_s for call in recording.calls]
     assert len(starts) >= 10
-    # Two users, each with a call due every 0.2 s, on time whatever happened to the one before.
+    # Two users, each with a call due every 0.2 s, independent of the call before.
     first_ones = [start for start in starts if not any(abs(start - 0.2 - other) < 1e-3 for other in starts)]
     assert len(first_ones) == 2
 
@@ -76,7 +76,7 @@ def test_a_broken_threshold_is_the_exit_status(server, tmp_path, searches):
     assert "threshold broken: p95" in result.stdout
 
 
-def test_failures_are_told_by_kind(server, tmp_path):
+def test_failures_are_recorded_by_kind(server, tmp_path):
     file = tmp_path / "searches.jsonl"
     file.write_text(json.dumps({"query": "", "documents": ["An empty query is refused."]}) + "\n")
     result, recording = locust(server, tmp_path, "--users=1", f"--searches={file}", seconds=2)

@@ -1,4 +1,4 @@
-"""docker-compose.yml, held against everything it names: schema, files, images, options of the real tritonserver."""
+"""docker-compose.yml against the schema, files, images, and options of the real tritonserver."""
 
 import ast
 import json
@@ -34,7 +34,7 @@ VARIABLE = re.compile(r"\$\{(\w+):-([^}]*)\}")
 
 
 def defaults(text):
-    """Text as Compose reads it where .env says nothing."""
+    """Replace each variable by its default, as Compose does without .env."""
     return VARIABLE.sub(r"\2", str(text))
 
 
@@ -54,7 +54,7 @@ def stages():
 
 
 def lines_of(target):
-    """All lines that make an image, its parents' first."""
+    """All lines of an image, the parents' first."""
     if target not in stages():
         return []
     parent, lines = stages()[target]
@@ -62,7 +62,7 @@ def lines_of(target):
 
 
 def config_of(model, name):
-    """A model's config as `--model-config-name=name` chooses it."""
+    """The config that `--model-config-name=name` selects for a model."""
     folder = ROOT / "model_repository" / model
     chosen = folder / "configs" / f"{name}.pbtxt"
     path = chosen if chosen.is_file() else folder / "config.pbtxt"
@@ -93,7 +93,7 @@ def test_profiles():
     assert set.union(*profiles.values()) == {"gpu", "tensorrt", "cpu", "monitoring", "loadtest"}
     for name, service in SERVICES.items():
         for needed in service.get("depends_on", ()):
-            # Compose refuses a profile in which a service's dependency is not switched on.
+            # Compose rejects a profile if a dependency of one of its services is not in it.
             assert profiles[name] <= profiles[needed], f"{name} needs {needed}"
 
 
@@ -153,10 +153,10 @@ def test_what_the_images_copy_is_not_ignored():
 
 @pytest.fixture(scope="module")
 def tritonserver_options():
-    """The options that the real tritonserver, of the containers' release, lists in its usage."""
+    """Options in the usage of the real tritonserver, which has the containers' release."""
     installation = tritonserver.find("openvino")
     server = installation.root / "bin" / "tritonserver"
-    # Its status is 1 although it was asked to.
+    # The exit status of --help is 1.
     command = [server, "--help"]
     usage = subprocess.run(command, env=installation.environment(), capture_output=True, text=True, check=False)
     options = set(re.findall(r"^\s+(--[a-z0-9-]+)", usage.stdout + usage.stderr, re.M))
@@ -200,7 +200,7 @@ def test_every_backend_is_in_the_image(service):
 
 
 def imported(path):
-    """Packages that a model.py needs beyond Python, numpy and what Triton gives it."""
+    """Packages that a model.py imports, without the standard library, numpy and Triton's module."""
     names = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
@@ -211,7 +211,7 @@ def imported(path):
 
 
 def pip_installs(target):
-    """The arguments of each `pip install` that makes an image."""
+    """Arguments of each `pip install` of an image."""
     text = "\n".join(lines_of(target)).replace("\\\n", " ")
     return re.findall(r"pip3? install(.*?)(?:&&|$)", text, re.M)
 
