@@ -1,10 +1,11 @@
 """Load test of a running reranker: `locust --locustfile=loadtest/locustfile.py --host=localhost:8001`.
 
-Closed loop (default): each of `--users` has one call under way. Open loop (`--rate`): calls start at a constant rate
-whatever the server does, as those of independent people do; `--users` then only says how many share the rate.
-`--tags` chooses the scenario: search (100 documents, the default), chat (20), bulk (1,000), or several of them.
+Closed loop (default): each of `--users` has one call in flight. Open loop (`--rate`): calls start at a constant rate
+that does not depend on the server, like those of independent callers; `--users` is then the number of users that share
+the rate. `--tags` selects scenarios: search (100 documents, the default), chat (20), bulk (1,000).
 """
 
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from locust.argument_parser import LocustArgumentParser
 from locust.env import Environment
 from locust.runners import MasterRunner, WorkerRunner
 
-from load.recording import Call, Recording, broken_thresholds, percentile
+from load.recording import PERCENTILES, Call, Recording, broken_thresholds, percentile
 from load.triton_statistics import Statistics
 from load.workload import from_file, generated
 from triton_rerank import RerankClient, RerankError
@@ -27,38 +28,56 @@ SCENARIOS = {"search": 100, "chat": 20, "bulk": 1_000}
 DEFAULT_HOST = "localhost:8001"
 
 recording = Recording()
-unsent: list[Call] = []  # a worker's calls that the master does not know yet
+unsent: list[Call] = []  # calls of a worker process that are not yet sent to the master
+unread = 0  # failed attempts to read Triton's statistics
 
 
 @events.init_command_line_parser.add_listener
 def add_options(parser: LocustArgumentParser) -> None:
-    """Our options beside Locust's own."""
+    """Add this load test's options to Locust's."""
     group = parser.add_argument_group("reranker")
     group.add_argument("--rate", type=float, default=0.0, help="calls per second, open loop (default: closed loop)")
-    group.add_argument("--seed", type=int, default=0, help="of the generated texts (default: %(default)s)")
+    group.add_argument("--seed", type=int, default=0, help="seed of the generated texts (default: %(default)s)")
     group.add_argument(
         "--searches", default="", metavar="FILE.jsonl", help="searches to send instead of generated ones"
     )
     group.add_argument("--call-timeout", type=float, default=60.0, metavar="SECONDS", help="default: %(default)s")
-    group.add_argument("--retries", type=int, default=0, help="of the client (default: %(default)s, to see refusals)")
-    group.add_argument("--max-p95-ms", type=float, default=0.0, help="exit with 1 above it (default: no threshold)")
     group.add_argument(
-        "--max-failure-ratio", type=float, default=0.01, help="exit with 1 above it (default: %(default)s)"
+        "--retries", type=int, default=0, help="retries of the client (default: %(default)s, which shows refusals)"
     )
-    group.add_argument("--recording", default="", metavar="FILE.json", help="write every call and Triton's statistics")
+    group.add_argument(
+        "--max-p95-ms", type=float, default=0.0, help="threshold; exit status 1 above it (default: no threshold)"
+    )
+    group.add_argument(
+        "--max-failure-ratio", type=float, default=0.01, help="threshold; exit status 1 above it (default: %(default)s)"
+    )
+    group.add_argument(
+        "--recording",
+        action="append",
+        default=[],
+        metavar="FILE.json",
+        help="write every call and Triton's statistics; may be given several times",
+    )
     parser.set_defaults(tags=["search"], host=DEFAULT_HOST)
 
 
 @events.init.add_listener
 def prepare(environment: Environment, **_: object) -> None:
-    """Make this process ready. Locust forks its workers before, and gRPC must not be used before a fork."""
+    """Prepare this process. Locust has forked its workers by now; gRPC must not be used before a fork."""
     grpc.experimental.gevent.init_gevent()  # before the first channel, or gRPC's threads block every greenlet
     options = environment.parsed_options
+    if options.searches:
+        try:
+            next(from_file(Path(options.searches)))
+        except (OSError, ValueError) as error:
+            sys.exit(f"--searches: {error}")
     if not isinstance(environment.runner, MasterRunner):
-        # One channel for all users of this process, as an application has.
-        RerankUser.client = RerankClient(
-            environment.host or DEFAULT_HOST, timeout=options.call_timeout, max_retries=options.retries
-        )
+        # One channel for all users of this process, as in an application.
+        host = environment.host or DEFAULT_HOST
+        try:
+            RerankUser.client = RerankClient(host, timeout=options.call_timeout, max_retries=options.retries)
+        except RerankError as error:
+            sys.exit(f"--host {host}: {error}")
     if not isinstance(environment.runner, WorkerRunner):
         recording.options = {name: getattr(options, name) for name in ("num_users", "rate", "seed", "searches")}
         recording.options["scenarios"] = " ".join(options.tags or SCENARIOS)
@@ -66,47 +85,46 @@ def prepare(environment: Environment, **_: object) -> None:
 
 @events.test_start.add_listener
 def watch_server(environment: Environment, **_: object) -> None:
-    """Look at Triton's statistics every second, in the process that makes the report."""
+    """Read Triton's statistics every second, in the process that writes the recording."""
     if not isinstance(environment.runner, WorkerRunner):
         gevent.spawn(_watch, environment.host or DEFAULT_HOST, environment)
 
 
 def _watch(host: str, environment: Environment) -> None:
+    global unread  # noqa: PLW0603  (a counter of the process)
     statistics = Statistics(host)
     while environment.runner is not None and environment.runner.state not in ("stopping", "stopped", "cleanup"):
         try:
             recording.states += statistics.read()
         except grpc.RpcError:
-            environment.events.user_error.fire(
-                user_instance=None, exception=ConnectionError(f"no statistics from {host}"), tb=None
-            )
+            unread += 1
         gevent.sleep(1)
     statistics.close()
 
 
 @events.report_to_master.add_listener
 def send_calls(client_id: str, data: dict[str, Any], **_: object) -> None:
-    """A worker's calls travel to the master with its regular report."""
+    """Send a worker's calls to the master with its regular report."""
     data["calls"] = list(unsent)
     unsent.clear()
 
 
 @events.worker_report.add_listener
 def take_calls(client_id: str, data: dict[str, Any], **_: object) -> None:
-    """The master keeps them."""
+    """Add a worker's calls to the master's recording."""
     recording.calls += [Call(*call) for call in data.get("calls", ())]
 
 
 @events.quitting.add_listener
 def judge(environment: Environment, **_: object) -> None:
-    """Write the recording, and make the exit status."""
+    """Write the recording, print the result and set the exit status."""
     if isinstance(environment.runner, WorkerRunner):
         return
     options = environment.parsed_options
-    if options.recording:
-        recording.save(Path(options.recording))
+    for file in options.recording:
+        recording.save(Path(file))
     latencies = recording.latencies_ms()
-    figures = "  ".join(f"p{percent} {percentile(latencies, percent):.0f} ms" for percent in (50, 95, 99))
+    figures = "  ".join(f"p{percent} {percentile(latencies, percent):.0f} ms" for percent in PERCENTILES)
     print(
         f"{len(recording.calls)} calls in {recording.duration_s():.1f} s  {recording.pairs_per_s():.1f} pairs/s  "
         f"{figures}  failed {recording.failure_ratio():.1%} {dict(recording.errors()) or ''}"
@@ -114,7 +132,13 @@ def judge(environment: Environment, **_: object) -> None:
     broken = list(broken_thresholds(recording, options.max_p95_ms or None, options.max_failure_ratio))
     for sentence in broken:
         print(f"threshold broken: {sentence}")
-    environment.process_exit_code = 1 if broken else 0
+    if unread:
+        print(f"Triton's statistics could not be read {unread} times")
+    # Locust collects exceptions other than failed calls, such as an unreadable --searches file.
+    exceptions = environment.runner.exceptions if environment.runner is not None else {}
+    for exception in exceptions.values():
+        print(f"{exception['count']} users' tasks raised: {exception['msg']}")
+    environment.process_exit_code = 1 if broken or exceptions else 0
 
 
 class RerankUser(User):
@@ -123,7 +147,7 @@ class RerankUser(User):
     client: RerankClient
 
     def on_start(self) -> None:
-        """Take a seed of its own, and the first arrival."""
+        """Choose this user's seed and its first due time."""
         options = self.environment.parsed_options
         self._options = options
         seed = f"{options.seed}/{getattr(self.environment.runner, 'worker_index', 0)}/{_number_of_user()}"
@@ -133,14 +157,14 @@ class RerankUser(User):
             self._searches = {name: generated(count, seed) for name, count in SCENARIOS.items()}
         self._interval_s = (options.num_users or 1) / options.rate if options.rate else 0.0
         self._due_s = time.time()
-        self._under_way = gevent.pool.Group()
+        self._in_flight = gevent.pool.Group()
 
     def on_stop(self) -> None:
-        """Leave nothing behind."""
-        self._under_way.kill()
+        """Stop the calls in flight."""
+        self._in_flight.kill()
 
     def wait_time(self) -> float:
-        """Until the next arrival in an open loop; nothing in a closed one."""
+        """Seconds until the next due time in an open loop, 0 in a closed loop."""
         return max(0.0, self._due_s - time.time()) if self._interval_s else 0.0
 
     @tag("search")
@@ -163,7 +187,7 @@ class RerankUser(User):
 
     def _start(self, scenario: str) -> None:
         if self._interval_s:
-            self._under_way.spawn(self._call, scenario, self._due_s)
+            self._in_flight.spawn(self._call, scenario, self._due_s)
             self._due_s += self._interval_s
         else:
             self._call(scenario, time.time())
@@ -171,7 +195,7 @@ class RerankUser(User):
     def _call(self, scenario: str, start_s: float) -> None:
         search = next(self._searches[scenario])
         if not self._interval_s:
-            start_s = time.time()  # making the texts is not the server's time
+            start_s = time.time()  # exclude the time to generate the texts
         failure: RerankError | None = None
         try:
             self.client.rerank(search.query, search.documents)
@@ -179,8 +203,7 @@ class RerankUser(User):
             failure = error
         latency_ms = (time.time() - start_s) * 1e3
         call = Call(scenario, start_s, latency_ms, len(search.documents), type(failure).__name__ if failure else "")
-        kept = unsent if isinstance(self.environment.runner, WorkerRunner) else recording.calls
-        kept.append(call)
+        (unsent if isinstance(self.environment.runner, WorkerRunner) else recording.calls).append(call)
         self.environment.events.request.fire(
             request_type="rerank",
             name=scenario,
@@ -195,7 +218,7 @@ _users = 0
 
 
 def _number_of_user() -> int:
-    """0, 1, 2 ... within this process."""
-    global _users  # noqa: PLW0603 - a counter of the process, and greenlets do not interrupt each other here
+    """Number of this user within the process, from 0."""
+    global _users  # noqa: PLW0603  (a counter of the process; no greenlet switch between the two lines)
     _users += 1
     return _users - 1

@@ -1,1 +1,1 @@
-"""Benchmarks of one question each: the variants compared in one run, and a last line `RESULT key=value ...`."""
+"""Benchmarks. Each compares variants in one run and ends with a line `RESULT key=value ...`."""

@@ -1,7 +1,7 @@
-"""What the fields of dynamic_batching cost and bring: `PYTHONPATH=loadtest python -m benchmarks.batcher`.
+"""Cost and benefit of the fields of dynamic_batching: `PYTHONPATH=loadtest python -m benchmarks.batcher`.
 
-One call of 100 short documents, four requests, finds the time that requests spend waiting beside an idle model; 16
-callers of 8 documents find the throughput. Every variant runs on the demo reranker, in turn, `--rounds` times.
+A call of 100 short documents, which is four requests, measures how long requests wait while the model is idle. 16
+callers of 8 documents measure the throughput. The variants alternate on the demo reranker, `--rounds` times.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from triton_rerank import RerankClient
 from triton_rerank_build import EmbeddedServer
 
 POLICY = "default_queue_policy { max_queue_size: 512 }"
-# Name -> (dynamic_batching of the tokenizer, what is merged into that of cross_encoder).
+# Name -> (dynamic_batching of tokenizer, text merged into dynamic_batching of cross_encoder).
 VARIANTS = {
     "shipped": (None, ""),
     "policy_on_tokenizer": (POLICY, ""),
@@ -38,7 +38,9 @@ CALLS = 12
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=2, help="servers started for each variant (default: %(default)s)")
+    parser.add_argument(
+        "--rounds", type=int, default=2, help="servers to start for each variant (default: %(default)s)"
+    )
     options = parser.parse_args()
     source = repository_of("demo")
     call_ms: dict[str, list[float]] = {name: [] for name in VARIANTS}
@@ -67,7 +69,7 @@ def main() -> None:
 
 
 def with_batching(source: Path, target: Path, name: str) -> Path:
-    """The repository with the batching of one of VARIANTS."""
+    """Write the repository of one of VARIANTS."""
     tokenizer, cross_encoder = VARIANTS[name]
 
     def change_tokenizer(config: model_config_pb2.ModelConfig) -> None:
@@ -82,7 +84,7 @@ def with_batching(source: Path, target: Path, name: str) -> Path:
 
 
 def measure(url: str) -> tuple[list[float], float]:
-    """Milliseconds of each lone call, and pairs/s of many callers."""
+    """Milliseconds of each call of a single caller, and pairs/s of CALLERS callers."""
     short = [f"document {number} is a short one, of a dozen words or a few more" for number in range(100)]
     search = next(islice(generated(CALLERS * CALLER_DOCUMENTS, seed=1), 1))
     with RerankClient(url) as client, ThreadPoolExecutor(CALLERS) as pool:
@@ -93,7 +95,7 @@ def measure(url: str) -> tuple[list[float], float]:
             client.rerank("query", short)
             calls.append(1000 * (time.perf_counter() - start))
         start = time.perf_counter()
-        parts = [search.documents[at::CALLERS] for at in range(CALLERS)]
+        parts = [search.documents[first::CALLERS] for first in range(CALLERS)]
         list(pool.map(lambda documents: client.rerank(search.query, documents), parts * 2))
         return calls, 2 * len(search.documents) / (time.perf_counter() - start)
 

@@ -1,9 +1,9 @@
 """Throughput through Triton and the client, against the same artefact in process.
 
 Run: `make bench`, or `PYTHONPATH=loadtest python -m benchmarks.bench`.
-Both run in turn in one run, so that the ratio holds on a shared machine where seconds do not. Documents have the
-lengths of web passages (see workload.py): 100 of them in a call, up to 512 tokens. The first run of a shape with
-random weights makes and exports it, which takes minutes; later ones use it again.
+Both alternate in one run: their ratio is reproducible on a shared machine, their seconds are not. A call has 100
+documents with the lengths of web passages (see workload.py), up to 512 tokens. The first run of a shape with random
+weights creates and exports it, which takes minutes; later runs reuse it.
 """
 
 import argparse
@@ -36,9 +36,11 @@ CALLERS, CALLER_DOCUMENTS = 16, 8
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--shape", choices=["demo", *SHAPES], help="one shape alone (default: demo and base)")
-    parser.add_argument("--rounds", type=int, default=5, help="of each measurement (default: %(default)s)")
-    parser.add_argument("--request-size", type=int, default=32, help="of the client (default: %(default)s)")
+    parser.add_argument("--shape", choices=["demo", *SHAPES], help="a single shape (default: demo and base)")
+    parser.add_argument("--rounds", type=int, default=5, help="repetitions of each measurement (default: %(default)s)")
+    parser.add_argument(
+        "--request-size", type=int, default=32, help="pairs per request of the client (default: %(default)s)"
+    )
     options = parser.parse_args()
     if options.shape:
         ratio, pairs_per_s, *_ = measure(options.shape, options.rounds, options.request_size)
@@ -85,11 +87,11 @@ def measure(shape: str, rounds: int, request_size: int) -> tuple[float, float, f
 
 
 def repository_of(shape: str) -> Path:
-    """A repository with the artefact of this shape, kept in the cache folder."""
+    """Repository with the artefact of this shape, stored in the cache folder."""
     repository = cache_folder() / f"bench-{shape}"
     checkpoint = "demo" if shape == "demo" else str(random_checkpoint(shape, demo_checkpoint(), cache_folder()))
     print(f"{shape}: preparing {repository} ...", file=sys.stderr)
-    # The committed files as they are now, not as they were when the artefact was made.
+    # Take the current committed files, not those of the time of the export.
     generated_files = shutil.ignore_patterns("*.onnx*", "*.json", "*.plan", "__pycache__")
     shutil.copytree(template_repository(), repository, ignore=generated_files, dirs_exist_ok=True)
     export(checkpoint, repository=repository, force=not (repository / "cross_encoder/1/manifest.json").exists())
@@ -97,15 +99,15 @@ def repository_of(shape: str) -> Path:
 
 
 def check_equal(client: RerankClient, alone: InProcessReranker, search: Search) -> None:
-    """Both compute the same, or their times say nothing."""
+    """Exit if both compute different logits, since their times are then not comparable."""
     ours = np.array(client.score([(search.query, document) for document in search.documents], normalize=False))
     difference = np.abs(ours - alone.score(search.query, list(search.documents))).max()
-    if difference > 0.1:
+    if not difference <= 0.1:  # NaN included
         raise SystemExit(f"served and in-process logits differ by {difference:.3f}")
 
 
 def budget_seconds(alone: InProcessReranker, budget: int, searches: list[Search]) -> float:
-    """Seconds of the second of two passes with micro-batches of `budget` tokens."""
+    """Seconds of the second of two runs with micro-batches of `budget` tokens."""
     alone.budget = budget
     for search in searches:
         seconds = timed(lambda search: alone.score(search.query, list(search.documents)), search)
@@ -115,7 +117,7 @@ def budget_seconds(alone: InProcessReranker, budget: int, searches: list[Search]
 def in_turn(
     served: Callable[[Search], object], in_process: Callable[[Search], object], searches: list[Search]
 ) -> list[tuple[float, float]]:
-    """Seconds of both for each search, after one unmeasured call of each; who goes first changes every round."""
+    """Seconds of both for each search, after a warm-up call of each; the one that goes first alternates."""
     served(searches[0])
     in_process(searches[0])
     pairs = []
@@ -137,13 +139,13 @@ def timed(call: Callable[[Search], object], search: Search) -> float:
 
 
 def merged_requests(client: RerankClient, url: str, searches: list[Search]) -> float:
-    """Requests in one execution of the cross-encoder, by Triton's own count, under concurrent callers."""
+    """Requests per execution of the cross-encoder under concurrent callers, from Triton's statistics."""
     documents = [document for search in searches for document in search.documents]
     before = totals(url, "cross_encoder")
-    together = threading.Barrier(CALLERS)
+    all_started = threading.Barrier(CALLERS)
 
     def caller(number: int) -> None:
-        together.wait()
+        all_started.wait()
         for turn in range(3):
             start = (number * 3 + turn) * CALLER_DOCUMENTS % (len(documents) - CALLER_DOCUMENTS)
             client.rerank(searches[0].query, documents[start : start + CALLER_DOCUMENTS])

@@ -1,9 +1,9 @@
-"""How much time the client itself takes: `PYTHONPATH=loadtest python -m benchmarks.client`. Needs no Triton.
+"""The client's own time per call: `PYTHONPATH=loadtest python -m benchmarks.client`. Needs no Triton.
 
-A server of its own process speaks Triton's protocol and answers at once with zeros, so that what is measured is the
-client: cutting, encoding, gRPC, decoding, ordering. Wall times therefore hold that server's Python as well; the CPU
-time of this process is the client's alone, gRPC's threads included. Times are medians, `own` and `naive` in CPU time,
-which other programs on the machine disturb least. The last line is for scripts.
+A server in a process of its own speaks Triton's protocol and answers at once with zeros. The measurement covers the
+client's work: splitting, encoding, gRPC, decoding, ordering. Wall times include that server; the CPU time of this
+process is the client's alone, gRPC's threads included. Times are medians. `own` and `naive` are CPU times, which other
+programs on the machine affect least.
 """
 
 import argparse
@@ -34,7 +34,9 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
-    parser.add_argument("--seconds", type=float, default=2.0, help="for each figure (%(default)g)")
+    parser.add_argument(
+        "--seconds", type=float, default=2.0, help="duration of each measurement (default: %(default)g)"
+    )
     options = parser.parse_args()
     if options.serve:
         serve()
@@ -53,12 +55,14 @@ def main() -> None:
             print(f"{count:>9} " + " ".join(f"{figure:9.3f}" for figure in figures))
         ratio = asyncio.run(throughput_ratio(url, options.seconds))
         server.stdin.close()
-    print("own: cut, encode, decode, order. naive: only tritonclient's set_data_from_numpy. cpu: this process's.")
+    print(
+        "own: split, encode, decode, order. naive: tritonclient's set_data_from_numpy only. cpu: CPU time of the client"
+    )
     print(f"RESULT client_ms_100={own[100]:.3f} client_ms_1000={own[1000]:.3f} async64_over_async8={ratio:.2f}")
 
 
 def documents_of(count: int) -> list[str]:
-    """Documents of 1 kB, none like another."""
+    """Documents of 1 kB, all different."""
     return [f"{number} {DOCUMENT}"[:1000] for number in range(count)]
 
 
@@ -74,7 +78,7 @@ def median_ms(work: Callable[[], Any], seconds: float) -> tuple[float, float]:
 
 
 def own_time(count: int, seconds: float) -> float:
-    """Milliseconds for everything but gRPC: the client's own code, on answers that lie ready."""
+    """Milliseconds of the client's own code, without gRPC, on prepared answers."""
     documents = documents_of(count)
     answers = [zeros(len(part.rows)) for part in RerankJob(QUERY, documents, None, OPTIONS).next_round(Limits(32))]
 
@@ -93,14 +97,14 @@ def own_time(count: int, seconds: float) -> float:
 
 
 def naive_encoding(count: int, seconds: float) -> float:
-    """Milliseconds that tritonclient's own serialization of the same texts takes."""
+    """Milliseconds of tritonclient's serialization of the same texts."""
     from tritonclient.grpc import InferInput
 
     documents = documents_of(count)
 
     def work() -> None:
-        for at in range(0, count, 32):
-            texts = [document.encode() for document in documents[at : at + 32]]
+        for start in range(0, count, 32):
+            texts = [document.encode() for document in documents[start : start + 32]]
             for name, column in (("query", [QUERY.encode()] * len(texts)), ("document", texts)):
                 tensor = np.array(column, dtype=np.object_).reshape(-1, 1)
                 InferInput(name, tensor.shape, "BYTES").set_data_from_numpy(tensor)
@@ -131,7 +135,7 @@ async def async_call_time(url: str, count: int, seconds: float) -> tuple[float, 
 
 
 async def throughput_ratio(url: str, seconds: float) -> float:
-    """Calls per second of 64 concurrent callers over those of 8, measured by turns."""
+    """Calls per second of 64 concurrent callers over those of 8; both alternate."""
     rates: dict[int, list[float]] = {8: [], 64: []}
     documents = documents_of(10)
     async with AsyncRerankClient(url) as client:
@@ -143,7 +147,7 @@ async def throughput_ratio(url: str, seconds: float) -> float:
 
 
 async def calls_per_second(client: AsyncRerankClient, documents: list[str], callers: int, seconds: float) -> float:
-    """Rate of `callers` that each call again as soon as they are answered."""
+    """Calls per second of `callers` in a closed loop."""
     started, done = time.perf_counter(), 0
 
     async def caller() -> None:
@@ -168,7 +172,7 @@ def zeros(num_pairs: int) -> Any:  # noqa: ANN401  (a protobuf message; tritoncl
 
 
 def serve() -> None:
-    """Answer at once, until stdin is closed."""
+    """Answer every request with zeros until stdin is closed."""
     import grpc
     from tritonclient.grpc import model_config_pb2, service_pb2, service_pb2_grpc
 

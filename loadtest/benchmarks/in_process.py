@@ -1,4 +1,4 @@
-"""The same artefact at its best without a server: tokenize, cut, micro-batches, OpenVINO. What serving is held to."""
+"""Reference without a server: tokenize, split into micro-batches, run the artefact in OpenVINO."""
 
 import json
 from pathlib import Path
@@ -10,11 +10,11 @@ from tokenizers import Tokenizer
 from triton_rerank_build.parity.compare import INT8_PROPERTIES
 from triton_rerank_build.serving.backends.rerank_openvino.micro_batch_cuts import cut_by_cost, padded_length
 
-BUDGETS = (1024, 2048, 4096)  # tokens of a micro-batch; the fastest on this machine is used
+BUDGETS = (1024, 2048, 4096)  # tokens per micro-batch; callers choose the fastest on this machine
 
 
 class InProcessReranker:
-    """One process, every core, no server.
+    """Reranker in this process, on all cores.
 
     Args:
         repository: Model repository with installed artefacts.
@@ -53,7 +53,7 @@ class InProcessReranker:
         return logits
 
     def encode(self, query: str, documents: list[str]) -> list[list[int]]:
-        """Token ids of each pair: `<s> query </s></s> document </s>`, the document cut to fit."""
+        """Token ids of each pair: `<s> query </s></s> document </s>`, the document truncated to fit."""
         query_ids, *document_ids = (
             encoding.ids for encoding in self.tokenizer.encode_batch_fast([query, *documents], add_special_tokens=False)
         )

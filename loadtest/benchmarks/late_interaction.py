@@ -1,9 +1,9 @@
-"""What keeping documents' vectors is worth: `PYTHONPATH=loadtest python -m benchmarks.late_interaction`.
+"""Benefit of cached document vectors: `PYTHONPATH=loadtest python -m benchmarks.late_interaction`.
 
-One server holds the demo reranker and demo-late. The same documents, of the lengths of web passages (see workload.py),
-are ranked by late interaction twice, the second time from the vectors that the server has kept, once more with another
-query, and by the cross-encoder. Each round takes new documents and compares its own passes, so that the ratios hold on
-a shared machine where seconds do not. The first run exports both checkpoints, which takes minutes.
+One server holds the demo reranker and demo-late. Late interaction ranks the same documents, with the lengths of web
+passages (see workload.py), three times: first without cached vectors, then with them, then with another query. The
+cross-encoder ranks them once. Each round takes new documents and compares its own passes: their ratios are reproducible
+on a shared machine, seconds are not. The first run exports both checkpoints, which takes minutes.
 """
 
 import argparse
@@ -31,7 +31,7 @@ ANOTHER_QUERY = "Which of these says the most?"
 
 @dataclass(frozen=True)
 class Round:
-    """Seconds of the passes over the same documents, and how far the second one's logits are from the first one's."""
+    """Seconds of the passes over the same documents, and the largest difference between the logits of the first two."""
 
     first_s: float
     second_s: float
@@ -43,12 +43,12 @@ class Round:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--sizes", type=int, nargs="+", choices=ROUNDS, default=[*ROUNDS], help="documents of a call")
+    parser.add_argument("--sizes", type=int, nargs="+", choices=ROUNDS, default=[*ROUNDS], help="documents per call")
     options = parser.parse_args()
     with EmbeddedServer(repository()) as server:
         late, reranker = (RerankClient(server.grpc_url, model, timeout=None) for model in reversed(server.models))
         with late, reranker:
-            for search in islice(generated(100, seed="warm"), 2):  # OpenVINO prepares kernels once for each shape
+            for search in islice(generated(100, seed="warm"), 2):  # OpenVINO compiles kernels once per shape
                 late.rerank(search.query, search.documents)
                 reranker.rerank(search.query, search.documents)
             before = megabytes(server)
@@ -57,12 +57,12 @@ def main() -> None:
         kept = metric(server, "late_interaction_cache_bytes") / 1e6
     for size, rounds in found.items():
         report(size, rounds)
-    print(f"{kept:.0f} MB of vectors kept; memory in MB before and after: {shown(before)}; {shown(after)}")
+    print(f"{kept:.0f} MB of cached vectors; memory in MB before and after: {shown(before)}; {shown(after)}")
     print(result(options.sizes[-1], found[options.sizes[-1]], kept))
 
 
 def repository() -> Path:
-    """A repository with both checkpoints, kept in the cache folder (delete it to export anew), and today's configs."""
+    """Repository with both checkpoints in the cache folder (delete it to export again) and the current configs."""
     folder = cache_folder() / "bench-late"
     print(f"preparing {folder} ...", file=sys.stderr)
     for committed in (*folder.rglob("*.py"), *folder.rglob("*.pbtxt")):
@@ -76,7 +76,7 @@ def repository() -> Path:
 
 
 def searches(size: int) -> list[Search]:
-    """As many as there are rounds for this size, the same ones in every run."""
+    """Searches for the rounds of this size; the same in every run."""
     return list(islice(generated(size, seed=2), ROUNDS[size]))
 
 
@@ -88,19 +88,23 @@ def measure(late: RerankClient, reranker: RerankClient, search: Search) -> Round
     reranker_s, _ = timed(reranker, search.query, search)
     logits = [{entry.index: entry.logit for entry in response} for response in (first, second)]
     return Round(
-        first_s, second_s, other_query_s, reranker_s, max(abs(logits[0][at] - logits[1][at]) for at in logits[0])
+        first_s,
+        second_s,
+        other_query_s,
+        reranker_s,
+        max(abs(logits[0][index] - logits[1][index]) for index in logits[0]),
     )
 
 
 def timed(client: RerankClient, query: str, search: Search) -> tuple[float, RerankResponse]:
-    """Seconds of a call, and its answer."""
+    """Seconds of a call, and its response."""
     start = time.perf_counter()
     response = client.rerank(query, search.documents)
     return time.perf_counter() - start, response
 
 
 def report(size: int, rounds: list[Round]) -> None:
-    """Medians of one size."""
+    """Print the medians of one size."""
     first_s, second_s, other_s, reranker_s, _ = map(statistics.median, zip(*map(astuple, rounds), strict=True))
     print(
         f"{size} documents, pairs/s: reranker {size / reranker_s:.0f}; late interaction {size / first_s:.0f} the first "
@@ -110,7 +114,7 @@ def report(size: int, rounds: list[Round]) -> None:
 
 
 def result(size: int, rounds: list[Round], kept: float) -> str:
-    """The line for scripts, about the largest size."""
+    """The line for scripts: ratios at the last size."""
     speedup = statistics.median(entry.first_s / entry.second_s for entry in rounds)
     other = statistics.median(entry.first_s / entry.other_query_s for entry in rounds)
     against = statistics.median(entry.reranker_s / entry.first_s for entry in rounds)
@@ -122,14 +126,14 @@ def result(size: int, rounds: list[Round], kept: float) -> str:
 
 
 def metric(server: EmbeddedServer, name: str) -> float:
-    """The sum of a metric's values on the server's metrics port."""
+    """Sum of a metric's values on the server's metrics port."""
     with urllib.request.urlopen(server.metrics_url) as answer:
         lines = answer.read().decode().splitlines()
     return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(name + "{"))
 
 
 def megabytes(server: EmbeddedServer) -> dict[str, float]:
-    """Memory of each model's own process, without what it shares with others."""
+    """Memory of each model's process that is not shared with other processes (USS)."""
     port = server.grpc_url.rsplit(":", 1)[1]
     started = psutil.Process().children(recursive=True)
     triton = next(process for process in started if f"--grpc-port={port}" in process.cmdline()[1:])
@@ -142,7 +146,7 @@ def megabytes(server: EmbeddedServer) -> dict[str, float]:
 
 
 def shown(sizes: dict[str, float]) -> str:
-    """Names and numbers."""
+    """Format sizes by model."""
     return ", ".join(f"{name} {size:.0f}" for name, size in sorted(sizes.items()))
 
 

@@ -1,8 +1,9 @@
 """Peak memory of the CPU runtime under the longest documents.
 
 Run: `PYTHONPATH=loadtest python -m benchmarks.long_documents REPOSITORY`.
-Two calls to a server of its own: documents of the repository's longest pair alone, then one of them among short ones,
-whose rows must not be padded to its length. Attention over 8,192 tokens takes a large model half a minute or more.
+Starts a server and sends two calls: documents that fill the repository's max_length, then one of them among short
+documents, whose rows must not be padded to its length. Attention over 8,192 tokens takes a large model half a minute
+or more.
 """
 
 import argparse
@@ -23,14 +24,18 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("repository", type=Path, help="model repository with installed artefacts")
-    parser.add_argument("--long", type=int, default=8, help="longest documents in one call (default: %(default)s)")
-    parser.add_argument("--short", type=int, default=99, help="short ones beside one long (default: %(default)s)")
-    parser.add_argument("--timeout", type=float, default=3600, help="seconds for a call (default: %(default)s)")
+    parser.add_argument(
+        "--long", type=int, default=8, help="number of longest documents in a call (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--short", type=int, default=99, help="number of short documents beside one long (default: %(default)s)"
+    )
+    parser.add_argument("--timeout", type=float, default=3600, help="seconds per call (default: %(default)s)")
     options = parser.parse_args()
     manifest = json.loads((options.repository / "cross_encoder/1/manifest.json").read_text())
     length = manifest["max_length"]
     search = next(generated(options.long + options.short, seed=1))
-    # A word is a token at least.
+    # A word has at least one token.
     long_documents = [f"{text} " + "long text " * length for text in search.documents[: options.long]]
     short_documents = list(search.documents[options.long :])
     with (
@@ -46,9 +51,9 @@ def main() -> None:
 
 
 def call(client: RerankClient, runtime: psutil.Process, query: str, documents: list[str], max_length: int) -> int:
-    """Rerank, say what it took, and return the runtime's peak memory during it, in bytes."""
+    """Rerank, print the time, and return the runtime's peak memory during the call in bytes."""
     print(f"{len(documents)} documents ...", file=sys.stderr)
-    Path(f"/proc/{runtime.pid}/clear_refs").write_text("5")  # 5 = start a new peak, see proc(5)
+    Path(f"/proc/{runtime.pid}/clear_refs").write_text("5")  # resets the peak, see proc(5)
     started = time.perf_counter()
     response = client.rerank(query, documents, max_length=max_length)
     seconds = time.perf_counter() - started
@@ -63,17 +68,17 @@ def call(client: RerankClient, runtime: psutil.Process, query: str, documents: l
 
 
 def cross_encoder_process() -> psutil.Process:
-    """The process that holds the weights."""
+    """The process with the weights."""
     children = psutil.Process().children(recursive=True)
     return max(children, key=lambda process: process.memory_info().rss)
 
 
 def peak_bytes(process: psutil.Process) -> int:
-    """Resident peak of a process, the mapped file of weights included."""
+    """Peak resident memory of a process, including the mapped file of weights."""
     for line in Path(f"/proc/{process.pid}/status").read_text().splitlines():
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) * 1024
-    raise SystemExit("this kernel tells no peak memory")
+    raise SystemExit("this kernel does not report peak memory (VmHWM)")
 
 
 if __name__ == "__main__":

@@ -1,15 +1,15 @@
-"""How rows are best cut into micro-batches on this CPU.
+"""Plans for splitting rows into micro-batches on this CPU.
 
 Run: `PYTHONPATH=loadtest python -m benchmarks.micro_batches --shape base`.
-In process, the same searches in turn by each plan:
+In process, the plans alternate on the same searches:
 
-- `budget`: rows sorted by length, as many together as fit a number of tokens;
-- `cost`: the cuts of least cost, padding against what every run costs apart from its tokens;
-- `packed`: rows end to end in one long row without padding, attention computed over all of it, which is what a graph
-  for packed rows costs with a mask for each row (its scores mean nothing here);
-- `floor`: what the tokens of the text alone would take at the speed of the best shape, which nothing can beat.
+- `budget`: rows sorted by length, as many per micro-batch as fit a number of tokens;
+- `cost`: the split with the least cost, padding against the fixed cost of a run;
+- `packed`: rows end to end in one long row without padding, with attention over the whole row: the cost of a graph for
+  packed rows with a mask per row (the scores are meaningless here);
+- `floor`: the time of the text's tokens at the speed of the best shape, a lower bound.
 
-Before, it measures single shapes: a run's own cost in tokens is where the line through their seconds meets zero.
+First it measures single shapes. The fixed cost of a run, in tokens, is the intercept of a line through their seconds.
 """
 
 import argparse
@@ -36,25 +36,27 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--shape", choices=["demo", *SHAPES], default="base", help="checkpoint (default: %(default)s)")
-    parser.add_argument("--documents", type=int, nargs="+", default=[10, 100], help="of a call (default: %(default)s)")
-    parser.add_argument("--rounds", type=int, default=5, help="of each measurement (default: %(default)s)")
+    parser.add_argument(
+        "--documents", type=int, nargs="+", default=[10, 100], help="documents per call (default: %(default)s)"
+    )
+    parser.add_argument("--rounds", type=int, default=5, help="repetitions of each measurement (default: %(default)s)")
     options = parser.parse_args()
     alone = InProcessReranker(repository_of(options.shape))
     tokens_per_s, run_tokens = shapes(alone, options.rounds)
-    print(f"best shape {tokens_per_s:.0f} tokens/s; a run costs {run_tokens:.0f} tokens apart from its own", flush=True)
-    told = []
+    print(f"best shape {tokens_per_s:.0f} tokens/s; the fixed cost of a run is {run_tokens:.0f} tokens", flush=True)
+    results = []
     for num_documents in options.documents:
         seconds = in_turn(alone, num_documents, options.rounds, tokens_per_s)
         reference = seconds[f"budget_{BUDGETS[0]}"]
         for name, values in seconds.items():
             ratio = statistics.median(theirs / ours for theirs, ours in zip(reference, values, strict=True))
             print(f"{num_documents} documents, {name}: {ratio:.3f} times as fast as budget_{BUDGETS[0]}", flush=True)
-            told.append(f"{name}_{num_documents}={ratio:.3f}")
-    print(f"RESULT run_tokens={run_tokens:.0f} " + " ".join(told))
+            results.append(f"{name}_{num_documents}={ratio:.3f}")
+    print(f"RESULT run_tokens={run_tokens:.0f} " + " ".join(results))
 
 
 def shapes(alone: InProcessReranker, rounds: int) -> tuple[float, float]:
-    """Tokens per second of the best shape, and the cost of a run without tokens, in tokens of that speed."""
+    """Tokens per second of the best shape, and the fixed cost of a run in tokens."""
     points = []
     for length in LENGTHS:
         for rows in ROWS:
@@ -69,7 +71,7 @@ def shapes(alone: InProcessReranker, rounds: int) -> tuple[float, float]:
 
 
 def in_turn(alone: InProcessReranker, num_documents: int, rounds: int, tokens_per_s: float) -> dict[str, list[float]]:
-    """Seconds of each plan for each search; who begins changes every round."""
+    """Seconds of each plan for each search; the plan that goes first changes every round."""
     plans = {f"budget_{budget}": partial(cut_by_budget, max_tokens=budget) for budget in BUDGETS}
     plans |= {f"cost_{budget}": partial(cut_by_cost, max_tokens=budget) for budget in BUDGETS[:2]}
     repeats = max(1, 50 // num_documents)
@@ -89,7 +91,7 @@ def in_turn(alone: InProcessReranker, num_documents: int, rounds: int, tokens_pe
             for name in names[number % len(names) :] + names[: number % len(names)]:
                 spent[name] += timed(alone, batches[name])
             spent["floor"] += sum(map(len, rows)) / tokens_per_s
-        if number:  # the first round prepares the kernels of its shapes
+        if number:  # the first round compiles kernels for its shapes
             for name, value in spent.items():
                 seconds[name].append(value)
     return seconds
@@ -111,7 +113,7 @@ def full(num_rows: int, length: int) -> np.ndarray:
 
 
 def packed(rows: Sequence[Sequence[int]], max_length: int) -> list[np.ndarray]:
-    """One long row after another; they end where the positions of the checkpoint do."""
+    """The rows end to end, split at the checkpoint's max_length."""
     total = sum(map(len, rows))
     lengths = [max_length] * (total // max_length) + [total % max_length] * bool(total % max_length)
     return [full(1, length) for length in lengths]

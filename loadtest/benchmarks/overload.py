@@ -1,9 +1,9 @@
-"""Five times the load that the server can take: `PYTHONPATH=loadtest python -m benchmarks.overload`.
+"""Five times the load that saturates the server: `PYTHONPATH=loadtest python -m benchmarks.overload`.
 
-The capacity is the throughput under the fewest callers that saturate the server. Then calls arrive at random moments
-(Poisson), for a minute at that rate and for a minute at five times that rate, whatever the server does. Held true: only
-ServerOverloadedError comes back; the 95th percentile of accepted calls stays within twice of that at capacity; no call
-hangs; five seconds later the callers get what they got before. The exit status is 1 where one does not hold.
+The capacity is the throughput under the fewest callers that saturate the server. Then calls arrive in a Poisson process
+(open loop): a minute at that rate, and a minute at five times that rate. The exit status is 1 unless
+ServerOverloadedError is the only error, the p95 of accepted calls stays within twice the p95 at capacity, no call
+hangs, and the throughput is back five seconds later.
 """
 
 import argparse
@@ -28,15 +28,15 @@ from triton_rerank import RerankClient, RerankError, ServerOverloadedError
 from triton_rerank_build import EmbeddedServer
 
 CALLERS = (1, 2, 4, 8, 16, 32, 64)
-SATURATED = 0.95  # of the best throughput: capacity is that of the fewest callers that reach it
+SATURATED = 0.95  # part of the next step's throughput at which a step counts as saturated
 TIMES = 5
 RECOVERY_S = 5
-TIMEOUT_S = 300.0  # of a call; one that takes it hangs
+TIMEOUT_S = 300.0  # a call that reaches it counts as hung
 
 
 @dataclass
 class Outcome:
-    """What came of the calls of one load."""
+    """Results of the calls of one load."""
 
     num_documents: int
     seconds: float = 0.0
@@ -45,12 +45,12 @@ class Outcome:
 
     @property
     def pairs_per_s(self) -> float:
-        """Of the accepted calls."""
+        """Throughput of accepted calls."""
         return len(self.accepted_s) * self.num_documents / self.seconds
 
     @property
     def p95_s(self) -> float:
-        """Of the accepted calls."""
+        """95th percentile of the latency of accepted calls."""
         return percentile(sorted(self.accepted_s), 95)
 
     @property
@@ -59,17 +59,17 @@ class Outcome:
         return self.errors[ServerOverloadedError.__name__]
 
     def __str__(self) -> str:
-        told = ", ".join(f"{number} {name}" for name, number in self.errors.items()) or "no error"
-        return f"{self.pairs_per_s:7.1f} pairs/s, p95 {self.p95_s:6.2f} s, {len(self.accepted_s)} accepted, {told}"
+        errors = ", ".join(f"{number} {name}" for name, number in self.errors.items()) or "no error"
+        return f"{self.pairs_per_s:7.1f} pairs/s, p95 {self.p95_s:6.2f} s, {len(self.accepted_s)} accepted, {errors}"
 
 
 class Load:
-    """Calls to one server by a client that retries as clients do.
+    """Calls to one server, with the client's default retries.
 
     Args:
-        client: Of the server.
-        searches: What is asked, by turns.
-        priority: Of the calls.
+        client: Client of the server.
+        searches: Searches, used in rotation.
+        priority: Priority of the calls.
     """
 
     def __init__(self, client: RerankClient, searches: Sequence[Search], priority: int | None) -> None:
@@ -77,7 +77,7 @@ class Load:
         self._lock = threading.Lock()
 
     def closed(self, callers: int, seconds: float) -> Outcome:
-        """`callers` that call one after the other for `seconds`."""
+        """Closed loop of `callers` for `seconds`."""
         outcome, start = Outcome(len(self._searches[0].documents)), time.monotonic()
 
         def caller(number: int) -> None:
@@ -92,7 +92,7 @@ class Load:
         return outcome
 
     def open(self, calls_per_s: float, seconds: float) -> Outcome:
-        """Calls at random moments, `calls_per_s` in the mean; their seconds count from the moment they were due."""
+        """Open loop: a Poisson process with a mean of `calls_per_s`. Latency counts from the due time."""
         outcome, start = Outcome(len(self._searches[0].documents)), time.monotonic()
         calls: list[Future[None]] = []
         with ThreadPoolExecutor(1000) as pool:
@@ -117,14 +117,14 @@ class Load:
 
 
 def arrivals(per_s: float, seconds: float) -> Iterator[float]:
-    """Seconds from the start at which calls of a Poisson process arrive, the same each time."""
-    chance, at = random.Random(0), 0.0
-    while (at := at + chance.expovariate(per_s)) < seconds:
-        yield at
+    """Arrival times of a Poisson process in seconds from the start; the same in every run."""
+    chance, arrival = random.Random(0), 0.0
+    while (arrival := arrival + chance.expovariate(per_s)) < seconds:
+        yield arrival
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure, print, and say by the exit status whether it holds."""
+    """Measure, print, and return the exit status: 1 if an expectation is not met."""
     options = parse(arguments)
     searches = list(islice(generated(options.documents, seed=5), 16))
     repository = repository_of(options.shape)
@@ -136,14 +136,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         RerankClient(server.grpc_url, timeout=TIMEOUT_S) as client,
     ):
         load = Load(client, searches, options.priority)
-        load.closed(2, 3)  # warm
+        load.closed(2, 3)  # warm-up
         callers = options.callers or saturating(load, options.step_seconds)
-        before = said(f"{callers} callers", load.closed(callers, 2 * options.step_seconds))
+        before = printed(f"{callers} callers", load.closed(callers, 2 * options.step_seconds))
         calls_per_s = before.pairs_per_s / options.documents
-        at_capacity = said(f"{calls_per_s:.2f} calls/s, capacity", load.open(calls_per_s, options.seconds))
-        over = said(f"{TIMES * calls_per_s:.2f} calls/s", load.open(TIMES * calls_per_s, options.seconds))
+        at_capacity = printed(f"{calls_per_s:.2f} calls/s, capacity", load.open(calls_per_s, options.seconds))
+        over = printed(f"{TIMES * calls_per_s:.2f} calls/s", load.open(TIMES * calls_per_s, options.seconds))
         time.sleep(RECOVERY_S)
-        after = said(f"{RECOVERY_S} s later, {callers} callers", load.closed(callers, 2 * options.step_seconds))
+        after = printed(f"{RECOVERY_S} s later, {callers} callers", load.closed(callers, 2 * options.step_seconds))
     wrong = sum((at_capacity.errors + over.errors).values()) - at_capacity.refused - over.refused
     hung = over.errors["RequestTimeoutError"]
     ratio = over.p95_s / at_capacity.p95_s
@@ -153,39 +153,40 @@ def main(arguments: Sequence[str] | None = None) -> int:
         f"accepted_p95_ratio={ratio:.2f} refused={over.refused} accepted={len(over.accepted_s)} other_errors={wrong} "
         f"hung={hung} throughput_ratio={over.pairs_per_s / before.pairs_per_s:.2f} recovered_ratio={recovered:.2f}"
     )
-    return int(bool(wrong or after.errors or hung or ratio > 2 or recovered < 0.9))
+    # A ratio is NaN, and every comparison with it false, if no call was accepted.
+    return 0 if not (wrong or after.errors or hung) and ratio <= 2 and recovered >= 0.9 else 1
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", choices=["demo", *SHAPES], default="demo", help="checkpoint (default: %(default)s)")
-    parser.add_argument("--callers", type=int, help="that saturate the server (default: found)")
-    parser.add_argument("--documents", type=int, default=100, help="of each call (default: %(default)s)")
-    parser.add_argument("--priority", type=int, help="of each call (default: the server's)")
+    parser.add_argument("--callers", type=int, help="callers that saturate the server (default: measured)")
+    parser.add_argument("--documents", type=int, default=100, help="documents per call (default: %(default)s)")
+    parser.add_argument("--priority", type=int, help="priority of each call (default: the server's)")
     parser.add_argument(
-        "--limit", type=int, help="max_queue_size of cross_encoder, for a trial (default: as committed)"
+        "--limit", type=int, help="another max_queue_size of cross_encoder (default: the committed one)"
     )
-    parser.add_argument("--seconds", type=float, default=60.0, help="of each open load (default: %(default)g)")
+    parser.add_argument("--seconds", type=float, default=60.0, help="duration of each open loop (default: %(default)g)")
     parser.add_argument(
-        "--step-seconds", type=float, default=10.0, help="of each step to capacity (default: %(default)g)"
+        "--step-seconds", type=float, default=10.0, help="duration of each closed loop (default: %(default)g)"
     )
     return parser.parse_args(arguments)
 
 
 def saturating(load: Load, seconds: float) -> int:
-    """The fewest callers of CALLERS that reach the throughput of the next more."""
-    before = said("1 caller", load.closed(1, seconds))
+    """The first of CALLERS that reaches SATURATED of the next step's throughput."""
+    before = printed("1 caller", load.closed(1, seconds))
     for callers, more in pairwise(CALLERS):
-        outcome = said(f"{more} callers", load.closed(more, seconds))
+        outcome = printed(f"{more} callers", load.closed(more, seconds))
         if outcome.errors or before.pairs_per_s >= SATURATED * outcome.pairs_per_s:
             return callers
         before = outcome
     return CALLERS[-1]
 
 
-def said(title: str, outcome: Outcome) -> Outcome:
-    """`outcome`, told on stderr."""
+def printed(title: str, outcome: Outcome) -> Outcome:
+    """Print `outcome` on stderr and return it."""
     print(f"{title:28} {outcome}", file=sys.stderr, flush=True)
     return outcome
 

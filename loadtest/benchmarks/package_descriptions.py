@@ -1,13 +1,13 @@
-"""Sets to measure ranking across languages, from what Debian ships: package descriptions and their translations.
+"""Sets for ranking across languages, made of Debian's package descriptions and their translations.
 
     PYTHONPATH=loadtest python -m benchmarks.package_descriptions Translation-en.bz2 Translation-ja.bz2 --out cross
 
 reads `main/i18n/Translation-LANGUAGE` of a Debian archive and writes two files in the layout of C-MTEB's reranking
-sets, for `triton-rerank eval --reranking`: `to-english.jsonl`, the one line that a translation opens with against
-English descriptions, and `from-english.jsonl`, the English line against translated descriptions. The description of
-the same package is the relevant one; the others are those that BM25 finds for the English line.
+sets, for `triton-rerank eval --reranking`. The queries of `to-english.jsonl` are translated synopses, its documents
+English descriptions; `from-english.jsonl` has English synopses and translated descriptions. The description of the same
+package is relevant; the other documents are those that BM25 finds for the English synopsis.
 
-One package in twenty is asked about, by a digest of its name, so that the others can be learned from.
+One package in twenty, chosen by a digest of its name, is a query. The others are available for training.
 """
 
 import argparse
@@ -24,17 +24,17 @@ from pathlib import Path
 from triton_rerank.evaluation.bm25 import Bm25
 
 NUM_OTHERS = 14
-SHORTEST_LINE, SHORTEST_BODY = 8, 120  # characters; less says too little to be found by
-MOST_PACKAGES = 9000  # that are searched for others
+SHORTEST_LINE, SHORTEST_BODY = 8, 120  # characters; shorter texts are too vague to be found
+MOST_PACKAGES = 9000  # in the index
 
 
 @dataclass(frozen=True)
 class Description:
-    """What a package is, in one language.
+    """Description of a package in one language.
 
     Attributes:
         line: The synopsis.
-        body: First two paragraphs of the rest.
+        body: First two paragraphs of the long description.
     """
 
     line: str
@@ -42,12 +42,12 @@ class Description:
 
 
 def main() -> None:
-    """Write both files."""
+    """Write both files and print their paths."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("english", type=Path, help="Translation-en, plain or .bz2")
-    parser.add_argument("others", type=Path, nargs="+", help="the same of other languages")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the two files")
-    parser.add_argument("--max-queries", type=int, default=20, help="of a language, each way (default: %(default)s)")
+    parser.add_argument("others", type=Path, nargs="+", help="files of other languages")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the two files")
+    parser.add_argument("--max-queries", type=int, default=20, help="per language and direction (default: %(default)s)")
     options = parser.parse_args()
     english = read(options.english)
     english_index = index_of(english, english)
@@ -83,7 +83,7 @@ def read(path: Path) -> dict[str, Description]:
 
 
 def translated_names(english: dict[str, Description], translated: dict[str, Description]) -> list[str]:
-    """Packages whose translation is one."""
+    """Packages with a real translation."""
     return [
         name
         for name in sorted(english.keys() & translated.keys())
@@ -92,7 +92,7 @@ def translated_names(english: dict[str, Description], translated: dict[str, Desc
 
 
 def index_of(english: dict[str, Description], names: Iterable[str]) -> Bm25:
-    """English bodies of these packages, or of as many of them as are searched."""
+    """Index of English bodies, of at most MOST_PACKAGES of these packages."""
     searched = sorted(names)
     random.Random(0).shuffle(searched)
     return Bm25({name: english[name].body for name in searched[:MOST_PACKAGES]})
@@ -106,7 +106,7 @@ def rows(
     asked_in: dict[str, Description],
     found_in: dict[str, Description],
 ) -> Iterator[dict[str, object]]:
-    """A row for each package with enough others: the line of `asked_in`, bodies of `found_in`."""
+    """A row for each package with enough other documents: the line of `asked_in`, bodies of `found_in`."""
     for name in names:
         own = english[name]
         others = [other for other in index.search(own.line, NUM_OTHERS + 8) if other != name]
@@ -123,12 +123,12 @@ def rows(
 
 
 def held_out(name: str) -> bool:
-    """Whether a package is asked about."""
+    """Whether a package is a query."""
     return digest(name) % 20 == 0
 
 
 def digest(name: str) -> int:
-    """The same number for a name everywhere."""
+    """Number of a name, the same in every process."""
     return int(hashlib.md5(name.encode(), usedforsecurity=False).hexdigest(), 16)
 
 

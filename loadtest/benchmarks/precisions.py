@@ -1,9 +1,9 @@
-"""Speed and size of artefacts of one checkpoint in every precision and runtime, against fp32 in OpenVINO.
+"""Speed and size of a checkpoint's artefacts in each precision and runtime, against fp32 in OpenVINO.
 
     PYTHONPATH=loadtest python -m benchmarks.precisions FP32_REPOSITORY [OTHER_REPOSITORY ...]
 
-Each runs in process in turn with the first one, so that the ratio holds on a shared machine where seconds do not. Two
-are in memory at a time.
+Each artefact alternates with the first one in this process: their ratio is reproducible on a shared machine, their
+seconds are not. Two are in memory at a time.
 """
 
 import argparse
@@ -29,9 +29,9 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("repositories", type=Path, nargs="+", help="model repositories; the first at fp32")
-    parser.add_argument("--pairs", type=int, default=16, help="rows of a micro-batch (default: %(default)s)")
-    parser.add_argument("--tokens", type=int, default=128, help="of a row (default: %(default)s)")
-    parser.add_argument("--rounds", type=int, default=5, help="of each measurement (default: %(default)s)")
+    parser.add_argument("--pairs", type=int, default=16, help="rows per micro-batch (default: %(default)s)")
+    parser.add_argument("--tokens", type=int, default=128, help="tokens per row (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=5, help="repetitions of each measurement (default: %(default)s)")
     options = parser.parse_args()
     manifests = [json.loads((path / "cross_encoder/1/manifest.json").read_text()) for path in options.repositories]
     if manifests[0]["precision"] != "fp32":
@@ -55,13 +55,13 @@ def main() -> None:
 
 
 def ways() -> list[tuple[str, str]]:
-    """Runtimes, with what OpenVINO computes in where it has no int8; bf16 where the processor has units for it."""
+    """Runtimes, with OpenVINO's precision for operations that are not int8; bf16 if the processor supports it."""
     capable = "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     return [("openvino", "f32"), *([("openvino", "bf16")] if capable else []), ("onnxruntime", "")]
 
 
 def batch(num_pairs: int, length: int) -> Feeds:
-    """Rows without padding, every one different."""
+    """Rows without padding, all different."""
     ids = np.random.default_rng(0).integers(5, 500, (num_pairs, length), np.int32)
     return {"input_ids": ids, "attention_mask": np.ones_like(ids)}
 
@@ -72,7 +72,7 @@ def size(repository: Path) -> int:
 
 
 def load(repository: Path, runtime: str, precision: str) -> Callable[[Feeds], object]:
-    """The artefact as rerank_openvino, or the stand-in for the ONNX Runtime backend, runs it."""
+    """The artefact with the settings of rerank_openvino or of the local onnxruntime backend."""
     path = str((repository / "cross_encoder/1/model.onnx").resolve())
     threads = len(os.sched_getaffinity(0))
     if runtime == "onnxruntime":
@@ -94,12 +94,12 @@ def load(repository: Path, runtime: str, precision: str) -> Callable[[Feeds], ob
 def measure(
     baseline: Callable[[Feeds], object], other: Callable[[Feeds], object], feeds: Feeds, rounds: int
 ) -> tuple[float, float]:
-    """Median over rounds of the baseline's seconds to the other's, and the other's pairs per second at best."""
+    """Median speedup over the baseline, and the best pairs per second."""
     seconds = []
     for number in range(rounds + 1):
         pair = [timed(run, feeds) for run in ((baseline, other) if number % 2 else (other, baseline))]
         seconds.append(pair if number % 2 else pair[::-1])
-    measured = seconds[1:]  # the first warms both
+    measured = seconds[1:]  # the first round is the warm-up
     ratio = statistics.median(theirs / ours for theirs, ours in measured)
     return ratio, len(feeds["input_ids"]) / min(ours for _, ours in measured)
 

@@ -1,8 +1,8 @@
-"""What int8, or any other artefact, costs in ranking: nDCG@10 and Kendall's tau against a reference.
+"""Effect of an artefact's precision on ranking: nDCG@10 and Kendall's tau against a reference.
 
     PYTHONPATH=loadtest python -m benchmarks.ranking REFERENCE_REPOSITORY OTHER_REPOSITORY --beir SET [SET ...]
 
-Both rank BM25's candidates in process, in OpenVINO, as `triton-rerank eval` would through a server.
+Both rank BM25's candidates in process in OpenVINO, as `triton-rerank eval` does through a server.
 """
 
 import argparse
@@ -23,12 +23,12 @@ MEASURE = "nDCG@10"
 
 @dataclass(frozen=True)
 class Found:
-    """What one set says.
+    """Results of one set.
 
     Attributes:
         reference, other: Mean nDCG@10.
         tau: Mean over queries of Kendall's tau between both orders of the candidates.
-        worst_difference: Of two logits of the same pair.
+        worst_difference: Largest difference between two logits of a pair.
     """
 
     reference: float
@@ -38,7 +38,7 @@ class Found:
 
     @property
     def points(self) -> float:
-        """What the other is better by, of 100."""
+        """Gain of the other in points of nDCG."""
         return 100 * (self.other - self.reference)
 
     def __str__(self) -> str:
@@ -49,15 +49,15 @@ class Found:
 
 
 def main() -> None:
-    """Rank and print."""
+    """Rank with both and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("reference", type=Path, help="model repository that the other is held to")
-    parser.add_argument("other", type=Path, help="model repository in question")
+    parser.add_argument("reference", type=Path, help="model repository of the reference")
+    parser.add_argument("other", type=Path, help="model repository to compare")
     parser.add_argument("--beir", type=Path, nargs="+", required=True, metavar="SET", help="folders in BEIR layout")
-    parser.add_argument("--precision", default="f32", help="OpenVINO's, of the other (default: %(default)s)")
-    parser.add_argument("--max-queries", type=int, default=150, help="of each set (default: %(default)s)")
-    parser.add_argument("--depth", type=int, default=20, help="candidates of a query (default: %(default)s)")
-    parser.add_argument("--max-length", type=int, default=256, help="tokens of a pair (default: %(default)s)")
+    parser.add_argument("--precision", default="f32", help="OpenVINO's precision for the other (default: %(default)s)")
+    parser.add_argument("--max-queries", type=int, default=150, help="queries per set (default: %(default)s)")
+    parser.add_argument("--depth", type=int, default=20, help="candidates per query (default: %(default)s)")
+    parser.add_argument("--max-length", type=int, default=256, help="tokens per pair (default: %(default)s)")
     options = parser.parse_args()
     rerankers = InProcessReranker(options.reference, "f32"), InProcessReranker(options.other, options.precision)
     for reranker in rerankers:
@@ -75,7 +75,7 @@ def main() -> None:
 
 
 def compare(rerankers: tuple[InProcessReranker, ...], collection: Collection, depth: int, title: str) -> Found:
-    """Rank each query's candidates with both."""
+    """Rank the candidates of each query with both."""
     index = Bm25(collection.documents)
     runs: tuple[dict[str, dict[str, float]], ...] = ({}, {})
     taus, differences = [], []

@@ -1,4 +1,4 @@
-"""Checkpoints with random weights in the shapes of the BAAI rerankers: files, memory and speed, not scores."""
+"""Checkpoints with random weights in the shapes of the BAAI rerankers, for size, memory and speed."""
 
 import json
 import shutil
@@ -14,12 +14,12 @@ VOCABULARY = 250_002
 
 
 def random_checkpoint(shape: str, tokenizer_from: Path, folder: Path) -> Path:
-    """Write (once) a checkpoint folder of one of SHAPES, with the XLM-R tokenizer of another checkpoint.
+    """Create a checkpoint of one of SHAPES with another checkpoint's XLM-R tokenizer, unless it exists.
 
     Args:
         shape: A key of SHAPES.
-        tokenizer_from: Checkpoint folder whose tokenizer files are taken.
-        folder: Where the checkpoints are kept.
+        tokenizer_from: Checkpoint folder with the tokenizer files to copy.
+        folder: Parent folder of the checkpoints.
     """
     import torch
     from transformers import XLMRobertaConfig, XLMRobertaForSequenceClassification

@@ -1,7 +1,7 @@
-"""Attention in training on this CPU: `PYTHONPATH=loadtest python -m benchmarks.training`.
+"""Attention implementations in training on this CPU: `PYTHONPATH=loadtest python -m benchmarks.training`.
 
-Steps of `triton-rerank-build finetune` in turn, with the attention that it uses on a CPU, the one that transformers
-writes out (`eager`) and PyTorch's fused one (`sdpa`): same weights, same lists, bf16.
+Steps of `triton-rerank-build finetune` alternate between its CPU attention, transformers' plain attention (`eager`) and
+PyTorch's fused attention (`sdpa`), on the same weights and lists in bf16.
 """
 
 import argparse
@@ -27,9 +27,11 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--checkpoint", default="demo", help="folder, hub id or demo (default: %(default)s)")
-    parser.add_argument("--max-length", type=int, default=384, help="tokens of a pair (default: %(default)s)")
-    parser.add_argument("--freeze-layers", type=int, default=4, help="lowest layers frozen (default: %(default)s)")
-    parser.add_argument("--rounds", type=int, default=8, help="of a step each (default: %(default)s)")
+    parser.add_argument("--max-length", type=int, default=384, help="tokens per pair (default: %(default)s)")
+    parser.add_argument(
+        "--freeze-layers", type=int, default=4, help="number of lowest layers to freeze (default: %(default)s)"
+    )
+    parser.add_argument("--rounds", type=int, default=8, help="steps of each implementation (default: %(default)s)")
     options = parser.parse_args()
     settings = Settings(max_length=options.max_length, freeze_layers=options.freeze_layers)
     model = RankingModel(resolve_checkpoint(options.checkpoint), settings)
@@ -39,18 +41,18 @@ def main() -> None:
         names = list(ATTENTIONS)
         for name in names[number % len(names) :] + names[: number % len(names)]:
             spent = timed(model, ATTENTIONS[name], lists)
-            if number:  # the first round prepares
+            if number:  # the first round is the warm-up
                 seconds[name].append(spent)
-    told = [f"lists_per_s={LISTS / statistics.median(seconds['ours']):.2f}"]
+    results = [f"lists_per_s={LISTS / statistics.median(seconds['ours']):.2f}"]
     for name in ("eager", "sdpa"):
         ratio = statistics.median(theirs / ours for theirs, ours in zip(seconds[name], seconds["ours"], strict=True))
         print(f"ours is {ratio:.2f} times as fast as {name}")
-        told.append(f"ratio_{name}={ratio:.3f}")
-    print("RESULT " + " ".join(told))
+        results.append(f"ratio_{name}={ratio:.3f}")
+    print("RESULT " + " ".join(results))
 
 
 def steps() -> Iterator[list[TrainingList]]:
-    """Lists of a relevant document and four others, without end."""
+    """Endless batches of lists of a relevant document and four others."""
     searches = generated(5, seed=1)
     while True:
         yield [
@@ -60,7 +62,7 @@ def steps() -> Iterator[list[TrainingList]]:
 
 
 def timed(model: RankingModel, attention: str, lists: list[TrainingList]) -> float:
-    """Seconds of one pass forwards and backwards."""
+    """Seconds of a forward and a backward pass."""
     model.network.set_attn_implementation(attention)
     start = time.perf_counter()
     infonce(*forward(model, lists)).backward()

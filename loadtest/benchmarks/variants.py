@@ -1,4 +1,4 @@
-"""A model repository with other configs, for a trial; its artefacts are links."""
+"""Model repositories with changed configs; their artefacts are links."""
 
 import shutil
 from collections.abc import Callable, Mapping
@@ -13,12 +13,12 @@ TOKENIZER, CROSS_ENCODER = "tokenizer/config.pbtxt", "cross_encoder/configs/cpu.
 def variant(
     source: Path, target: Path, changes: Mapping[str, Callable[[model_config_pb2.ModelConfig], object]]
 ) -> Path:
-    """Lay out `source` in `target`, its configs changed.
+    """Copy the repository `source` to `target` with changed configs.
 
     Args:
         source: A model repository.
-        target: A folder that may be there, empty.
-        changes: A config's path in the repository -> what is done to its ModelConfig.
+        target: A folder; if it exists, it is empty.
+        changes: Path of a config in the repository -> function that changes its ModelConfig.
     """
     shutil.copytree(source, target, copy_function=_link, dirs_exist_ok=True)
     for name, change in changes.items():
@@ -31,7 +31,7 @@ def variant(
 
 
 def with_queue_limit(limit: int, source: Path, target: Path) -> Path:
-    """Another limit of calls that wait to begin, on a CPU."""
+    """Copy with another max_queue_size of cross_encoder on a CPU."""
 
     def change(config: model_config_pb2.ModelConfig) -> None:
         config.dynamic_batching.default_queue_policy.max_queue_size = limit
@@ -40,5 +40,5 @@ def with_queue_limit(limit: int, source: Path, target: Path) -> Path:
 
 
 def _link(here: str, there: str) -> None:
-    """Make `there` a link to the file `here`."""
+    """Create the link `there` to the file `here`."""
     Path(there).symlink_to(Path(here).resolve())

@@ -1,8 +1,8 @@
-"""Ours against other rerankers on this machine: `PYTHONPATH=loadtest python -m comparison.compare`.
+"""Compare triton-rerank with other rerankers on this machine: `PYTHONPATH=loadtest python -m comparison.compare`.
 
-The same checkpoint and the same searches, in turn, in one run; one contender computes at a time, the others stand
-still. Peers are installed on first use, each in an environment of its own in the cache folder. What was measured is
-kept there, and the same command goes on with it: the comparison may be done in pieces (--minutes).
+All contenders score the same searches with the same checkpoint. They alternate: one computes while the others are
+stopped. Peers are installed on first use, each in an environment of its own in the cache folder. Results are stored
+there, and the same command resumes from them, so a comparison can run in pieces (--minutes).
 """
 
 import argparse
@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 
@@ -21,19 +22,19 @@ from benchmarks.shapes import SHAPES
 from benchmarks.variants import with_queue_limit
 from comparison.peer_worker import MAX_LENGTH
 from comparison.peers import OURS, PEERS, Contenders, PeerError
-from comparison.results import Cell, Comparison, Run
+from comparison.results import Agreement, Cell, Comparison, Run
 from load.workload import Search, generated
 from triton_rerank_build.checkpoints.demo import demo_checkpoint
 from triton_rerank_build.support.files import cache_folder
 
 CELLS = "10x1 100x1 1000x1 10x8 10x32"
-WAITING_CALLS = 64  # peers refuse nobody, so neither does ours at 32 callers, as its CPU config would
-UNFINISHED = 75  # exit status of a piece after which more is left (sysexits.h: try again)
-SPARE_TOKENS = 16  # between the longest pair and the limit: contenders cut differently beyond it
+WAITING_CALLS = 64  # peers have no queue limit; the limit of the CPU config would refuse some of 32 callers
+UNFINISHED = 75  # exit status if runs are left (EX_TEMPFAIL of sysexits.h)
+SPARE_TOKENS = 16  # margin below MAX_LENGTH, since the contenders truncate differently
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure and print."""
+    """Measure, print, and return the exit status."""
     started = time.monotonic()
     options = parse(arguments)
     folder = cache_folder() / "peers"
@@ -41,6 +42,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     comparison = Comparison.load(folder / f"compare-{options.shape}.json", options.shape)
     comparison.forget([OURS, *PEERS] if options.fresh else options.again)
     finished = options.show or measure(comparison, options, folder, started)
+    if not comparison.runs:
+        print("compare.py: nothing was measured", file=sys.stderr)
+        return 1
     try:
         agreement = comparison.agreement()
     except ValueError as error:
@@ -65,28 +69,28 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         metavar='"100x1 ..."',
         help="documents x callers (default: %(default)s)",
     )
-    parser.add_argument("--rounds", type=int, default=5, help="of each cell (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds of each cell (default: %(default)s)")
     parser.add_argument(
         "--enough-s",
         type=float,
         default=120.0,
         metavar="SECONDS",
-        help="a peer that took this long in a cell, and is not the fastest there, gets no more rounds (%(default)g)",
+        help="no more rounds for a peer whose runs in a cell took this long, unless it is the fastest (%(default)g)",
     )
     parser.add_argument("--peers", nargs="+", choices=PEERS, default=list(PEERS), help="default: all", metavar="PEER")
     parser.add_argument(
-        "--minutes", type=float, metavar="M", help=f"stop then; exit status {UNFINISHED} if work is left"
+        "--minutes", type=float, metavar="M", help=f"stop after this time; exit status {UNFINISHED} if runs are left"
     )
-    parser.add_argument("--again", nargs="+", default=[], choices=[OURS, *PEERS], metavar="NAME", help="measure anew")
-    parser.add_argument("--fresh", action="store_true", help="measure everything anew")
-    parser.add_argument("--show", action="store_true", help="measure nothing: tell what was measured before")
-    parser.add_argument("--plot", type=Path, metavar="FILE.svg", help="draw")
+    parser.add_argument("--again", nargs="+", default=[], choices=[OURS, *PEERS], metavar="NAME", help="measure again")
+    parser.add_argument("--fresh", action="store_true", help="measure everything again")
+    parser.add_argument("--show", action="store_true", help="print the stored results and measure nothing")
+    parser.add_argument("--plot", type=Path, metavar="FILE.svg", help="draw the results")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     return parser.parse_args(arguments)
 
 
 def measure(comparison: Comparison, options: argparse.Namespace, folder: Path, started: float) -> bool:
-    """Run what is left to do, and keep it; whether nothing is left."""
+    """Run and store what is left; return whether everything is done."""
     repository = repository_of(options.shape)
     checkpoint = demo_checkpoint() if options.shape == "demo" else cache_folder() / f"random-{options.shape}"
     fit = Fitting(repository)
@@ -106,7 +110,7 @@ def measure(comparison: Comparison, options: argparse.Namespace, folder: Path, s
             try:
                 contender = contenders.get(name)
                 if ran and time.monotonic() + expected_s(comparison, cell, name) > end:
-                    print("time is up; the same command goes on", file=sys.stderr)
+                    print("time is up; the same command resumes here", file=sys.stderr)
                     return False
                 searches = [fit(search) for search in islice(generated(cell.documents, number), cell.callers)]
                 answer = contender.answer(searches, cell.callers)
@@ -128,14 +132,14 @@ def measure(comparison: Comparison, options: argparse.Namespace, folder: Path, s
 
 
 def expected_s(comparison: Comparison, cell: Cell, name: str) -> float:
-    """Seconds that a run will take, by the longest runs so far; 0 for the first."""
+    """Estimate of a run's seconds from the contender's longest run; 0 if it has none."""
     known = [run for run in comparison.runs if run.contender == name]
     longest = max(known, key=lambda run: len(run.logits), default=None)
     return cell.pairs * longest.seconds / len(longest.logits) if longest else 0.0
 
 
 class Fitting:
-    """Cuts and strips documents: beyond the limit contenders truncate by rules of their own, and infinity strips."""
+    """Cuts documents to the limit and strips them: the contenders truncate differently, and infinity strips."""
 
     def __init__(self, repository: Path) -> None:
         from tokenizers import Tokenizer
@@ -145,7 +149,7 @@ class Fitting:
         self._tokenizer.no_padding()
 
     def __call__(self, search: Search) -> Search:
-        """The search, its documents short enough."""
+        """Return the search with documents that fit."""
         query, *documents = self._tokenizer.encode_batch([search.query, *search.documents], add_special_tokens=False)
         room = MAX_LENGTH - SPARE_TOKENS - len(query)
         cut = (
@@ -155,8 +159,8 @@ class Fitting:
         return Search(search.query, tuple(cut))
 
 
-def show(comparison: Comparison, options: argparse.Namespace, agreement: dict[str, tuple[float, float]]) -> None:
-    """Table and ratios on stdout."""
+def show(comparison: Comparison, options: argparse.Namespace, agreement: dict[str, Agreement]) -> None:
+    """Print the table and the ratios."""
     cells: list[Cell] = options.cells
     names = [name for name in (OURS, *options.peers) if name in {run.contender for run in comparison.runs}]
     if options.json:
@@ -175,15 +179,20 @@ def show(comparison: Comparison, options: argparse.Namespace, agreement: dict[st
     print("| **times the best peer** | " + " | ".join(f"{comparison.best_ratio(cell):.2f}" for cell in cells) + " |")
     for name in names:
         versions = ", ".join(f"{package} {number}" for package, number in comparison.versions[name].items())
-        difference, correlation = agreement.get(name, (0.0, 1.0))
-        print(f"{name}: {versions}; logits within {difference:.4f} of fp32, correlation {correlation:.4f}")
+        found = agreement.get(name)
+        logits = (
+            f"within {found.difference:.4f} of fp32, correlation {found.correlation:.4f}"
+            if found
+            else comparison.not_compared(name)
+        )
+        print(f"{name}: {versions}; logits: {logits}")
     for name, reason in comparison.failures.items():
         print(f"{name}: not measured: {reason}")
     print(result(comparison, cells))
 
 
 def result(comparison: Comparison, cells: Sequence[Cell]) -> str:
-    """The line for scripts: ratios to the best peer, NaN where nothing was measured."""
+    """The line for scripts: ratios to the fastest peer, NaN if a cell has no result."""
     keys = {"10": Cell(10, 1), "100": Cell(100, 1), "1000": Cell(1000, 1)}
     keys["c8"] = max((cell for cell in cells if cell.callers == 8), default=Cell(100, 8))
     keys["c32"] = max((cell for cell in cells if cell.callers == 32), default=Cell(100, 32))
@@ -193,15 +202,15 @@ def result(comparison: Comparison, cells: Sequence[Cell]) -> str:
 
 
 def as_dict(
-    comparison: Comparison, cells: Sequence[Cell], names: Sequence[str], agreement: dict[str, tuple[float, float]]
+    comparison: Comparison, cells: Sequence[Cell], names: Sequence[str], agreement: dict[str, Agreement]
 ) -> dict[str, object]:
-    """What --json prints."""
+    """The object that --json prints; `agreement` is null for a contender whose logits were not compared."""
     return {
         "shape": comparison.shape,
         "machine": machine(),
         "versions": comparison.versions,
         "failures": comparison.failures,
-        "agreement": agreement,
+        "agreement": {name: asdict(agreement[name]) if name in agreement else None for name in names},
         "cells": [
             {
                 "documents": cell.documents,
@@ -217,7 +226,7 @@ def as_dict(
 
 
 def machine() -> str:
-    """Processor, cores, Python."""
+    """Cores, processor and Python."""
     about = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     model = next((line.split(":")[1].strip() for line in about.splitlines() if line.startswith("model name")), "CPU")
     return f"{len(os.sched_getaffinity(0))} cores of {model}, Python {platform.python_version()}"

@@ -1,10 +1,10 @@
-"""One peer in its own environment: reads searches as JSON lines on stdin, answers with logits and seconds on stdout.
+"""Worker of one peer, in its own environment: searches as JSON lines on stdin, logits and seconds on stdout.
 
     python peer_worker.py PEER CHECKPOINT FOLDER
 
-Stands alone: the environment holds the peer and what it needs, nothing of this project. Each is used as its own
-documentation shows; where that is not safe in several threads at once, callers wait for each other, as in any web
-service around it. FOLDER keeps what a peer converts the checkpoint to.
+Imports nothing of this project, which is not installed in that environment. Each peer is called as its documentation
+shows. A peer that is not thread-safe gets one call at a time, as in a web service around it. FOLDER stores the peer's
+conversion of the checkpoint.
 """
 
 import asyncio
@@ -27,9 +27,9 @@ Score = Callable[[str, Sequence[str]], Sequence[float]]
 
 
 def main() -> None:
-    """Load, say so, then answer line by line until stdin ends."""
+    """Load the peer, write its versions, then answer each line of stdin."""
     replies = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # what the libraries print is no answer
+    os.dup2(2, 1)  # the libraries print to stdout; send that to stderr
     name, checkpoint, folder = sys.argv[1:]
     load, packages = LOADERS[name]
     with contextlib.ExitStack() as stack:
@@ -42,20 +42,20 @@ def main() -> None:
 
 
 def run_calls(score: Score, searches: Sequence[Sequence[Any]], callers: int) -> tuple[float, list[list[float]]]:
-    """Seconds until all (query, documents) of `searches` are scored by `callers` threads, and their logits."""
+    """Score all (query, documents) of `searches` with `callers` threads; return the seconds and the logits."""
 
     def call(search: Sequence[Any]) -> list[float]:
         return [float(logit) for logit in score(*search)]
 
     with ThreadPoolExecutor(callers) as pool:
-        list(pool.map(lambda _: time.sleep(0.01), range(callers)))  # the threads are there before the clock runs
+        list(pool.map(lambda _: time.sleep(0.01), range(callers)))  # start the threads before the clock
         start = time.perf_counter()
         logits = list(pool.map(call, searches))
         return time.perf_counter() - start, logits
 
 
 def in_turn(score: Score) -> Score:
-    """One call at a time."""
+    """Serialize the calls."""
     lock = threading.Lock()
 
     def locked(query: str, documents: Sequence[str]) -> Sequence[float]:
@@ -66,7 +66,7 @@ def in_turn(score: Score) -> Score:
 
 
 def sentence_transformers(**options: Any) -> Callable[[str, Path, contextlib.ExitStack], Score]:  # noqa: ANN401
-    """CrossEncoder with these arguments; a backend's conversion is kept, since it takes minutes."""
+    """CrossEncoder with these arguments. A backend's conversion takes minutes and is stored."""
 
     def load(checkpoint: str, folder: Path, _: contextlib.ExitStack) -> Score:
         from sentence_transformers import CrossEncoder
@@ -93,7 +93,7 @@ def sentence_transformers(**options: Any) -> Callable[[str, Path, contextlib.Exi
 
 
 def flag_embedding(checkpoint: str, _folder: Path, _stack: contextlib.ExitStack) -> Score:
-    """FlagReranker, the model authors' own code; fp16 is for GPUs."""
+    """FlagReranker, the code of the checkpoint's authors; fp16 is for GPUs."""
     from FlagEmbedding import FlagReranker
 
     model = FlagReranker(checkpoint, use_fp16=False, devices="cpu", batch_size=16, max_length=MAX_LENGTH)
@@ -105,7 +105,7 @@ def flag_embedding(checkpoint: str, _folder: Path, _stack: contextlib.ExitStack)
 
 
 def infinity(checkpoint: str, _folder: Path, stack: contextlib.ExitStack) -> Score:
-    """AsyncEmbeddingEngine, which joins concurrent calls to batches by itself."""
+    """AsyncEmbeddingEngine, which batches concurrent calls itself."""
     from infinity_emb import AsyncEmbeddingEngine, EngineArgs
 
     arguments = EngineArgs(model_name_or_path=checkpoint, engine="torch", device="cpu", model_warmup=False)

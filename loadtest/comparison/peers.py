@@ -1,4 +1,4 @@
-"""The rerankers that compare.py holds ours against: an environment for each, and a process that runs it."""
+"""The rerankers that compare.py compares with: an environment and a process for each."""
 
 import contextlib
 import hashlib
@@ -28,19 +28,19 @@ OURS = "triton-rerank"
 
 
 class PeerError(Exception):
-    """A peer can't be installed, does not load or fails; the message says why."""
+    """A peer can't be installed, does not load or fails; the message contains the reason."""
 
 
 @dataclass(frozen=True)
 class Peer:
-    """What is compared.
+    """A reranker to compare with.
 
     Attributes:
-        name: As peer_worker.py knows it.
-        label: As people know it.
-        precision: Of its arithmetic; bounds how far its logits may be from the others'.
-        requirements: For pip; those with the same ones share an environment.
-        unwanted: Packages that `requirements` bring and that can't be used.
+        name: Key in peer_worker.py's LOADERS.
+        label: Name in tables and plots.
+        precision: Precision of its arithmetic, which sets the tolerance of its logits.
+        requirements: Arguments of pip; peers with the same ones share an environment.
+        unwanted: Dependencies of `requirements` to uninstall, since they break the peer.
     """
 
     name: str
@@ -56,10 +56,10 @@ PEERS = {
     for peer in (
         Peer("st-torch-fp32", "sentence-transformers, torch fp32", "fp32", ST),
         Peer("st-torch-bf16", "sentence-transformers, torch bf16", "bf16", ST),
-        # 6.2 can't have its onnx extra together with any transformers that it takes.
+        # The onnx extra of 6.2 conflicts with every version of transformers that 6.2 supports.
         Peer("st-onnx", "sentence-transformers, onnx", "fp32", ("sentence-transformers[onnx]==5.7.0",)),
-        # Its own default here: OpenVINO takes bf16 where the processor has units for it. Importing transformers
-        # fails beside a torchvision that was built for another PyTorch than the CPU's.
+        # OpenVINO's default precision: bf16 if the processor supports it. `import transformers` fails if the installed
+        # torchvision was built for another PyTorch build than the CPU's.
         Peer(
             "st-openvino",
             "sentence-transformers, openvino",
@@ -75,14 +75,14 @@ PEERS = {
 
 @dataclass(frozen=True)
 class Answer:
-    """Of one turn: seconds for all its searches, and the logits of each."""
+    """Result of one run: seconds for all searches, and the logits of each search."""
 
     seconds: float
     logits: list[list[float]]
 
 
 class Ours:
-    """This project's server on this machine, called over gRPC with its client."""
+    """triton-rerank: its server on this machine, called over gRPC with its client."""
 
     def __init__(self, repository: Path) -> None:
         self._server = EmbeddedServer(repository).start()
@@ -101,26 +101,26 @@ class Ours:
         return Answer(*run_calls(score, [(search.query, search.documents) for search in searches], callers))
 
     def close(self) -> None:
-        """Stop the server."""
+        """Close the client and stop the server."""
         self._client.close()
         self._server.stop()
 
 
 class Worker:
-    """A peer in a process of its own, which stands still between its turns.
+    """A peer in a process of its own, stopped (SIGSTOP) between its runs.
 
     Args:
-        peer: Which.
-        python: Of its environment.
+        peer: The peer.
+        python: Interpreter of the peer's environment.
         checkpoint: Folder of the checkpoint.
-        folder: Where it keeps what it converts the checkpoint to.
+        folder: Folder for the peer's conversions of the checkpoint.
 
     Raises:
-        PeerError: It does not load.
+        PeerError: The peer does not load.
     """
 
     def __init__(self, peer: Peer, python: Path, checkpoint: Path, folder: Path) -> None:
-        self._errors = tempfile.TemporaryFile()  # noqa: SIM115  (open as long as the process)
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115  (open until the process ends)
         folder.mkdir(parents=True, exist_ok=True)
         self._process = subprocess.Popen(
             [python, HERE / "peer_worker.py", peer.name, checkpoint, folder],
@@ -144,16 +144,16 @@ class Worker:
         """
         self._process.send_signal(signal.SIGCONT)
         job = {"searches": [(search.query, search.documents) for search in searches], "callers": callers}
-        with contextlib.suppress(BrokenPipeError):  # it has ended; what it said last is told below
+        with contextlib.suppress(BrokenPipeError):  # the process has ended; `_read` raises the reason
             print(json.dumps(job), file=self._process.stdin, flush=True)
         return Answer(**self._read())
 
     def close(self) -> None:
-        """End the process."""
+        """Kill the process."""
         self._process.kill()
         self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout):
-            with contextlib.suppress(BrokenPipeError):  # what it did not read
+            with contextlib.suppress(BrokenPipeError):  # input that the process did not read
                 pipe.close()
         self._errors.close()
 
@@ -168,12 +168,12 @@ class Worker:
 
 
 def environment(peer: Peer, folder: Path) -> Path:
-    """The interpreter of a peer's virtual environment below `folder`, made and filled where it is not there.
+    """Return the interpreter of the peer's virtual environment below `folder`; create the environment if it is missing.
 
-    PyTorch comes first, the build that this machine needs, in the version that this project's environment has.
+    PyTorch is installed first: this machine's build, in the version of this project's environment.
 
     Raises:
-        PeerError: pip could not install it.
+        PeerError: pip can't install the peer.
     """
     torch = version("torch").split("+")[0]
     digest = hashlib.sha256(json.dumps([sys.version, torch, *peer.requirements, *peer.unwanted]).encode())
@@ -185,19 +185,19 @@ def environment(peer: Peer, folder: Path) -> Path:
             print(f"{peer.name}: installing {' '.join(peer.requirements)} in {target} ...", file=sys.stderr)
             shutil.rmtree(target, ignore_errors=True)
             venv.create(target, with_pip=True)
-            say = run([HERE.parents[1] / "build/torch.sh", target], os.environ | {"TORCH_VERSION": torch})
-            say += run([python, "-m", "pip", "install", *peer.requirements, f"torch=={torch}"])
+            output = run([HERE.parents[1] / "build/torch.sh", target], os.environ | {"TORCH_VERSION": torch})
+            output += run([python, "-m", "pip", "install", *peer.requirements, f"torch=={torch}"])
             if peer.unwanted:
-                say += run([python, "-m", "pip", "uninstall", "--yes", *peer.unwanted])
-            (target / ".installed").write_bytes(say)
+                output += run([python, "-m", "pip", "uninstall", "--yes", *peer.unwanted])
+            (target / ".installed").write_bytes(output)
     return python
 
 
 def run(command: Sequence[str | Path], env: dict[str, str] | None = None) -> bytes:
-    """What a command prints.
+    """Run a command and return its output.
 
     Raises:
-        PeerError: It failed.
+        PeerError: The command failed.
     """
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=env, check=False)
     if done.returncode:
@@ -206,19 +206,19 @@ def run(command: Sequence[str | Path], env: dict[str, str] | None = None) -> byt
 
 
 def last_line(output: bytes) -> str:
-    """What a program said last, which is why it failed."""
+    """Last line that a failed program printed: the reason."""
     lines = [line.strip() for line in output.decode(errors="replace").splitlines() if line.strip()]
-    return lines[-1] if lines else "it said nothing"
+    return lines[-1] if lines else "no output"
 
 
 class Contenders:
-    """Ours and the peers, each made ready at its first turn and kept.
+    """triton-rerank and the peers, each loaded at its first run and kept.
 
     Args:
-        checkpoint: Folder of the checkpoint that all score with.
-        repository: Model repository that holds it.
-        folder: Of the peers' environments and conversions.
-        warm_up: Answered by each before it is measured.
+        checkpoint: Folder of the checkpoint that all contenders load.
+        repository: Model repository with the same checkpoint.
+        folder: Folder of the peers' environments and conversions.
+        warm_up: Search that each contender scores before it is measured.
     """
 
     def __init__(self, checkpoint: Path, repository: Path, folder: Path, warm_up: Search) -> None:
@@ -226,10 +226,10 @@ class Contenders:
         self._ready: dict[str, Ours | Worker] = {}
 
     def get(self, name: str) -> "Ours | Worker":
-        """One of them, ready and warm.
+        """Return a contender, loaded and warm.
 
         Raises:
-            PeerError: It can't be installed or does not work.
+            PeerError: The peer can't be installed or does not work.
         """
         if name not in self._ready:
             print(f"{name}: loading ...", file=sys.stderr)
@@ -249,5 +249,5 @@ class Contenders:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for one in self._ready.values():
-            one.close()
+        for contender in self._ready.values():
+            contender.close()

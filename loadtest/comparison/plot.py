@@ -1,4 +1,4 @@
-"""The plot of a comparison: pairs per second of each contender, cell by cell."""
+"""Plot of a comparison: pairs per second of each contender in each cell."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +10,7 @@ from comparison.peers import OURS, PEERS
 from comparison.results import Cell, Comparison
 
 mpl.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "compare", "font.size": 9})
-WIDTH = 0.8  # of a group of bars
+WIDTH = 0.8  # of a group of bars; groups are 1 apart
 
 
 def draw(path: Path, comparison: Comparison, cells: Sequence[Cell]) -> None:
@@ -21,12 +21,12 @@ def draw(path: Path, comparison: Comparison, cells: Sequence[Cell]) -> None:
     figure = Figure(figsize=(10, 4), layout="constrained")
     axes = figure.subplots()
     bar = WIDTH / max(1, len(names))
-    for place, name in enumerate(names):
-        places = [number for number, cell in enumerate(shown) if (str(cell), name) in ran]
-        heights = [comparison.pairs_per_s(shown[number], name) for number in places]
+    for index, name in enumerate(names):
+        columns = [column for column, cell in enumerate(shown) if (str(cell), name) in ran]
+        heights = [comparison.pairs_per_s(shown[column], name) for column in columns]
         label = PEERS[name].label if name in PEERS else name
-        lefts = [number - WIDTH / 2 + bar * (place + 0.5) for number in places]
-        axes.bar(lefts, heights, bar * 0.9, label=label, color=f"C{place}")
+        centers = [column - WIDTH / 2 + bar * (index + 0.5) for column in columns]
+        axes.bar(centers, heights, bar * 0.9, label=label, color=f"C{index}")
     axes.set_xticks(range(len(shown)), [f"{cell.documents} documents\n{cell.callers} callers" for cell in shown])
     axes.set_ylabel("pairs/s")
     axes.grid(axis="y", alpha=0.3)

@@ -1,4 +1,4 @@
-"""What a comparison has measured: runs, which are left to do, medians, ratios, and whether all compute the same."""
+"""Results of a comparison: runs, the runs that are left, medians, ratios, and agreement of the logits with fp32."""
 
 import json
 import statistics
@@ -11,13 +11,14 @@ import numpy as np
 from comparison.peers import OURS, PEERS
 
 FP32 = [name for name, peer in PEERS.items() if peer.precision == "fp32"]
-# Largest difference of a logit to fp32, and lowest correlation. Random weights give logits of one size, hence both.
+# Largest difference of a logit from fp32, and lowest correlation. Random weights give logits that are nearly equal, so
+# a small difference alone proves nothing.
 TOLERANCES = {"fp32": (0.002, 0.999), "bf16": (0.3, 0.8)}
 
 
 @dataclass(frozen=True, order=True)
 class Cell:
-    """Documents of a call, and callers at once, each with one call."""
+    """Documents per call, and concurrent callers with one call each."""
 
     documents: int
     callers: int
@@ -32,7 +33,7 @@ class Cell:
 
     @property
     def pairs(self) -> int:
-        """In one run."""
+        """Pairs of one run."""
         return self.documents * self.callers
 
     def __str__(self) -> str:
@@ -41,7 +42,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Run:
-    """One turn of one contender in one cell; every contender of a round gets the same searches."""
+    """One run of one contender in one cell; all contenders of a round score the same searches."""
 
     cell: str
     round: int
@@ -50,9 +51,53 @@ class Run:
     logits: list[float]
 
 
+@dataclass(frozen=True)
+class Agreement:
+    """Agreement of logits with fp32.
+
+    Attributes:
+        difference: Largest absolute difference.
+        correlation: Lowest Pearson correlation of a run; 1 if every run has a single pair, which has no correlation.
+    """
+
+    difference: float
+    correlation: float
+
+    @classmethod
+    def of(cls, logits: Sequence[float], reference: Sequence[float]) -> "Agreement":
+        """Compare the logits of one run.
+
+        Raises:
+            ValueError: The numbers of logits differ.
+        """
+        if len(logits) != len(reference):
+            raise ValueError(f"a run has {len(logits)} logits, the fp32 run of the same searches {len(reference)}")
+        difference = float(np.abs(np.subtract(logits, reference)).max())
+        with np.errstate(all="ignore"):  # NaN among the logits, or equal logits, give a NaN that `check` refuses
+            correlation = float(np.corrcoef(logits, reference)[0, 1]) if len(logits) > 1 else 1.0
+        return cls(difference, correlation)
+
+    def worst(self, other: "Agreement | None") -> "Agreement":
+        """The worse of both; NaN is the worst."""
+        if other is None:
+            return self
+        return Agreement(
+            float(np.maximum(self.difference, other.difference)), float(np.minimum(self.correlation, other.correlation))
+        )
+
+    def check(self, name: str) -> None:
+        """Raise ValueError if the contender `name` computes something else than fp32."""
+        most, least = TOLERANCES[PEERS[name].precision if name in PEERS else "bf16"]
+        if not (self.difference <= most and self.correlation >= least):
+            raise ValueError(
+                f"{name} computes something else: a logit differs by {self.difference:.4f} ({most} allowed), "
+                f"correlation {self.correlation:.4f} (at least {least})"
+            )
+
+
 @dataclass
 class Comparison:
-    """All runs so far, in a file that a later start goes on with."""
+    """All runs so far. A later start resumes from the file."""
 
     file: Path
     shape: str
@@ -62,21 +107,21 @@ class Comparison:
 
     @classmethod
     def load(cls, file: Path, shape: str) -> "Comparison":
-        """From `file`, empty if there is none."""
+        """Read `file`; the comparison is empty if the file is missing."""
         if not file.exists():
             return cls(file, shape)
-        said = json.loads(file.read_text(encoding="utf-8"))
-        return cls(file, shape, [Run(**run) for run in said["runs"]], said["versions"])
+        record = json.loads(file.read_text(encoding="utf-8"))
+        return cls(file, shape, [Run(**run) for run in record["runs"]], record["versions"])
 
     def save(self) -> None:
-        """Write the file anew, in one step."""
+        """Replace the file atomically."""
         partial = self.file.with_suffix(".tmp")
-        said = {"runs": [asdict(run) for run in self.runs], "versions": self.versions}
-        partial.write_text(json.dumps(said), encoding="utf-8")
+        record = {"runs": [asdict(run) for run in self.runs], "versions": self.versions}
+        partial.write_text(json.dumps(record), encoding="utf-8")
         partial.rename(self.file)
 
     def forget(self, contenders: Sequence[str]) -> None:
-        """Drop what was measured of `contenders`."""
+        """Remove the runs of `contenders`."""
         self.runs = [run for run in self.runs if run.contender not in contenders]
 
     def of(self, cell: Cell, contender: str) -> dict[int, Run]:
@@ -84,34 +129,34 @@ class Comparison:
         return {run.round: run for run in self.runs if run.cell == str(cell) and run.contender == contender}
 
     def seconds(self, cell: Cell, contender: str) -> float:
-        """Median of a run."""
+        """Median seconds of a run."""
         return statistics.median(run.seconds for run in self.of(cell, contender).values())
 
     def pairs_per_s(self, cell: Cell, contender: str) -> float:
-        """By the median of its runs."""
+        """Throughput at the median of the runs."""
         return cell.pairs / self.seconds(cell, contender)
 
     def peers(self, cell: Cell) -> list[str]:
-        """Those with runs in this cell, the fastest first."""
+        """Peers with runs in this cell, the fastest first."""
         ran = {run.contender for run in self.runs if run.cell == str(cell)} - {OURS}
         return sorted(ran, key=lambda peer: self.seconds(cell, peer))
 
     def ratio(self, cell: Cell, peer: str) -> float:
-        """How many times faster ours is than `peer`: the median over the rounds that both ran; NaN if there is none."""
+        """Speedup of triton-rerank over `peer`: median over the rounds that both ran, NaN if there are none."""
         ours, theirs = self.of(cell, OURS), self.of(cell, peer)
         ratios = [theirs[number].seconds / ours[number].seconds for number in ours.keys() & theirs.keys()]
         return statistics.median(ratios) if ratios else float("nan")
 
     def best_ratio(self, cell: Cell) -> float:
-        """Against the fastest peer; NaN where none ran."""
+        """Speedup over the fastest peer; NaN if no peer ran."""
         return self.ratio(cell, peers[0]) if (peers := self.peers(cell)) else float("nan")
 
     def left(
         self, cells: Sequence[Cell], contenders: Sequence[str], rounds: int, enough_s: float
     ) -> Iterator[tuple[Cell, int, str]]:
-        """What to run next, again and again until nothing is left. Who begins changes from round to round.
+        """The runs that are left, in order; the contender that goes first changes from round to round.
 
-        A peer that has taken `enough_s` in a cell, and is not the fastest there, gets no more rounds of it.
+        A peer whose runs in a cell took `enough_s` seconds gets no more rounds there, unless it is the fastest peer.
         """
         for cell in cells:
             for number in range(rounds):
@@ -131,30 +176,29 @@ class Comparison:
     def _leads(self, cell: Cell, contender: str) -> bool:
         return contender in (OURS, *self.peers(cell)[:1])
 
-    def agreement(self) -> dict[str, tuple[float, float]]:
-        """For each contender, how its logits agree with PyTorch's fp32: largest difference, lowest correlation.
+    def agreement(self) -> dict[str, Agreement]:
+        """Agreement of each contender's logits with those of the fp32 contender of the same round.
+
+        Contenders without a comparable run are missing: nothing is known about their logits.
 
         Raises:
-            ValueError: A contender computes something else, so its time says nothing.
+            ValueError: The logits of a contender are beyond TOLERANCES, so its times are meaningless.
         """
         rounds: dict[tuple[str, int], dict[str, Run]] = {}
         for run in self.runs:
             rounds.setdefault((run.cell, run.round), {})[run.contender] = run
-        found: dict[str, tuple[float, float]] = {}
-        for same in rounds.values():
-            reference = next((run for name, run in same.items() if name in FP32), None)
-            for name, run in same.items():
-                if reference is None or run is reference:
-                    continue
-                difference = float(np.abs(np.subtract(run.logits, reference.logits)).max())
-                correlation = float(np.corrcoef(run.logits, reference.logits)[0, 1])
-                largest, lowest = found.get(name, (0.0, 1.0))
-                found[name] = max(largest, difference), min(lowest, correlation)
-        for name, (difference, correlation) in found.items():
-            most, least = TOLERANCES[PEERS[name].precision if name in PEERS else "bf16"]
-            if difference > most or correlation < least:
-                raise ValueError(
-                    f"{name} computes something else: a logit differs by {difference:.4f} ({most} allowed), "
-                    f"correlation {correlation:.4f} (at least {least})"
-                )
+        found: dict[str, Agreement] = {}
+        for runs in rounds.values():
+            reference = next((runs[name] for name in FP32 if name in runs), None)
+            for name, run in runs.items():
+                if reference is not None and run is not reference:
+                    found[name] = Agreement.of(run.logits, reference.logits).worst(found.get(name))
+        for name, agreement in found.items():
+            agreement.check(name)
         return found
+
+    def not_compared(self, name: str) -> str:
+        """Why `agreement` has no entry for a contender."""
+        if name in FP32:
+            return "the fp32 reference"
+        return f"not compared: no fp32 contender ran the same searches; add one, such as --peers {FP32[0]}"

@@ -1,1 +1,1 @@
-"""What a load test asks and records: workload, Triton's statistics, report."""
+"""The parts of a load test: workload, recording, Triton's statistics, report."""

@@ -1,4 +1,4 @@
-"""What a load test writes down: every call, Triton's statistics every second, and whether thresholds hold."""
+"""Recording of a load test: every call, Triton's statistics every second, and thresholds."""
 
 import json
 import math
@@ -8,21 +8,27 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+PERCENTILES = (50, 95, 99)  # of latencies, in output and reports
+
 
 class Call(NamedTuple):
     """One finished call."""
 
     scenario: str
     start_s: float
-    """Since the epoch. In an open loop the moment the call was due, so that waiting for a slow client counts."""
+    """Seconds since the epoch. In an open loop the due time, so that the delay of a busy client counts."""
     latency_ms: float
     num_documents: int
     error: str
-    """Class of the error, empty for an answer."""
+    """Class of the error; empty if the call was answered."""
+
+    def end_s(self) -> float:
+        """Seconds since the epoch."""
+        return self.start_s + self.latency_ms / 1e3
 
 
 class ModelState(NamedTuple):
-    """Triton's running totals for one model."""
+    """Triton's cumulative totals of one model."""
 
     model: str
     at_s: float
@@ -33,7 +39,7 @@ class ModelState(NamedTuple):
     queue_ns: int
     compute_ns: int
     batches: dict[str, int]
-    """Pairs in a batch -> how many such batches were run."""
+    """Pairs in a batch -> number of such batches."""
 
 
 @dataclass
@@ -45,34 +51,41 @@ class Recording:
     states: list[ModelState] = field(default_factory=list)
 
     def latencies_ms(self, scenario: str | None = None) -> list[float]:
-        """Of the answered calls, ascending."""
+        """Latencies of answered calls, ascending."""
         return sorted(c.latency_ms for c in self.calls if not c.error and scenario in (None, c.scenario))
 
     def errors(self) -> Counter[str]:
-        """How many calls ended in each class of error."""
+        """Number of calls by class of error."""
         return Counter(call.error for call in self.calls if call.error)
 
     def failure_ratio(self) -> float:
-        """Failed calls among all; 1 where there were none at all."""
+        """Failed calls over all calls; 1 if there are no calls."""
         return sum(self.errors().values()) / len(self.calls) if self.calls else 1.0
 
     def duration_s(self) -> float:
-        """From the first call's start to the last one's end."""
-        ends = [call.start_s + call.latency_ms / 1e3 for call in self.calls]
-        return max(ends) - min(call.start_s for call in self.calls) if ends else 0.0
+        """Seconds from the first start to the last end of a call."""
+        return max(call.end_s() for call in self.calls) - self.begin_s() if self.calls else 0.0
+
+    def begin_s(self) -> float:
+        """Start of the first call, in seconds since the epoch."""
+        return min(call.start_s for call in self.calls)
 
     def pairs_per_s(self) -> float:
-        """Documents of answered calls, per second of the run."""
+        """Documents of answered calls per second of the run."""
         done = sum(call.num_documents for call in self.calls if not call.error)
         return done / self.duration_s() if done else 0.0
 
     def totals(self) -> list[ModelState]:
-        """What each model did between the first and the last look at it."""
+        """Difference between the first and the last state of each model."""
         found = []
         for model in dict.fromkeys(state.model for state in self.states):
             own = [state for state in self.states if state.model == model]
             found.append(difference(own[0], own[-1]))
         return found
+
+    def active_models(self) -> list[ModelState]:
+        """The totals of the models that had requests."""
+        return [total for total in self.totals() if total.requests or total.failures]
 
     def save(self, path: Path) -> None:
         """Write the run as JSON."""
@@ -87,7 +100,7 @@ class Recording:
 
 
 def difference(first: ModelState, last: ModelState) -> ModelState:
-    """The totals between two states; the moment is the last one's."""
+    """Totals between two states; `at_s` is the last one's."""
 
     def grown(field: str) -> int:
         return int(getattr(last, field) - getattr(first, field))
@@ -114,7 +127,7 @@ def percentile(ascending: Sequence[float], percent: float) -> float:
 
 
 def broken_thresholds(recording: Recording, max_p95_ms: float | None, max_failure_ratio: float) -> Iterable[str]:
-    """A sentence for each threshold that the run did not keep; nothing if all is well."""
+    """A sentence for each threshold that the run exceeded."""
     if not recording.calls:
         yield "no call was finished"
         return

@@ -1,7 +1,7 @@
-"""Sentences of several languages from which the workload builds its texts: (language, tokens per character, lines).
+"""Sentences from which the workload builds its texts: (language, tokens per character, lines).
 
-Tokens per character is XLM-R's vocabulary on these very sentences, rounded; it only sizes the documents. The first
-line of each language is a search.
+The ratio of tokens per character was counted with XLM-R's vocabulary on these sentences; it sets the length of the
+documents. The first line of each language is a query.
 """
 
 SENTENCES = (

@@ -1,4 +1,4 @@
-"""Triton's own statistics, read over gRPC."""
+"""Triton's statistics over gRPC."""
 
 import time
 
@@ -9,14 +9,14 @@ from load.recording import ModelState
 
 
 class Statistics:
-    """Reads the running totals of every model of one server."""
+    """Reads the cumulative totals of every model of one server."""
 
     def __init__(self, host: str) -> None:
         self._channel = grpc.insecure_channel(host)
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
 
     def read(self) -> list[ModelState]:
-        """The totals now.
+        """Read the current totals.
 
         Raises:
             grpc.RpcError: The server does not answer.
@@ -44,7 +44,7 @@ class Statistics:
 
 
 def totals(host: str, model: str) -> ModelState:
-    """The totals of one model now, over a connection of its own."""
+    """Current totals of one model, over a new connection."""
     statistics = Statistics(host)
     try:
         return next(state for state in statistics.read() if state.model == model)

@@ -1,4 +1,4 @@
-"""What the load test asks: searches over documents of many languages and lengths, the same for the same seed."""
+"""Searches of the load test, over documents of many languages and lengths; the same seed gives the same searches."""
 
 import json
 import math
@@ -23,10 +23,10 @@ class Search:
 
 
 def generated(num_documents: int, seed: int | str) -> Iterator[Search]:
-    """Searches without end. Query and documents of one are in one language, but for one document in ten.
+    """Endless searches. Nine documents of ten are in the language of the query.
 
-    Document lengths are log-normal, as those of web passages are: most are short, a few reach the limit of 512 tokens.
-    Every document is different, so that no cache on the way can help.
+    Document lengths are log-normal, like those of web passages: most are short, a few reach the limit of 512 tokens.
+    Every document is different, so that caches have no effect.
     """
     chance = random.Random(f"{seed}/{num_documents}")
     while True:
@@ -49,14 +49,14 @@ def _document(language: int, chance: random.Random) -> str:
 
 
 def from_file(path: Path) -> Iterator[Search]:
-    """Searches of a JSONL file, again and again: {"query": "...", "documents": ["...", ...]} on each line.
+    """Endless repetition of a JSONL file's searches: {"query": "...", "documents": ["...", ...]} on each line.
 
     Raises:
-        ValueError: A line is something else, or there is none.
+        ValueError: A line is malformed, or the file has no searches.
     """
     searches = [_search(line, f"{path}:{number}") for number, line in enumerate(_lines(path), start=1)]
     if not searches:
-        raise ValueError(f"{path} holds no searches")
+        raise ValueError(f"{path} contains no searches")
     while True:
         yield from searches
 
@@ -65,12 +65,12 @@ def _lines(path: Path) -> list[str]:
     return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
 
 
-def _search(line: str, place: str) -> Search:
+def _search(line: str, position: str) -> Search:
     try:
         record = json.loads(line)
         query, documents = record["query"], record["documents"]
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f'{place} is not {{"query": "...", "documents": ["...", ...]}}: {error!r}') from None
+        raise ValueError(f'{position} is not {{"query": "...", "documents": ["...", ...]}}: {error!r}') from None
     if not isinstance(query, str) or not isinstance(documents, list) or not all(isinstance(d, str) for d in documents):
-        raise ValueError(f"{place}: query must be text, documents a list of texts")
+        raise ValueError(f"{position}: query must be text, documents a list of texts")
     return Search(query, tuple(documents))

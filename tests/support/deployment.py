@@ -1,7 +1,11 @@
 """The deployment files as the tests read them."""
 
 import json
+import os
 import re
+import subprocess
+import tempfile
+from pathlib import Path
 
 import yaml
 
@@ -32,8 +36,24 @@ def queries():
     ]
 
 
-def server_options():
-    """tritonserver's options in docker-compose.yml that do not name a place in the container."""
+def entrypoint_options(options, admin_key=None):
+    """What deploy/tritonserver.sh starts tritonserver with: its own options, then `options`."""
+    environment = {name: value for name, value in os.environ.items() if name != "RERANK_ADMIN_KEY"}
+    if admin_key is not None:
+        environment["RERANK_ADMIN_KEY"] = admin_key
+    with tempfile.TemporaryDirectory() as folder:
+        tritonserver = Path(folder) / "tritonserver"
+        tritonserver.write_text("#!/bin/sh\nprintf '%s\\n' \"$@\"\n")
+        tritonserver.chmod(0o755)
+        environment["PATH"] = f"{folder}:{environment['PATH']}"
+        command = [ROOT / "deploy" / "tritonserver.sh", *options]
+        output = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+    return tuple(output.splitlines())
+
+
+def server_options(admin_key=None):
+    """tritonserver's options in a container of docker-compose.yml, without those that name a path in the container."""
     services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
     options = [re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", option) for option in services["triton"]["command"]]
-    return tuple(o for o in options if not o.startswith(("--model-repository", "--disable-auto-complete-config")))
+    skipped = ("--model-repository", "--disable-auto-complete-config")
+    return entrypoint_options([option for option in options if not option.startswith(skipped)], admin_key)

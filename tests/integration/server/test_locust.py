@@ -1,4 +1,4 @@
-"""The load test itself, in short: Locust under gevent, our client, the real server."""
+"""The load test itself: Locust under gevent, the client, the real server."""
 
 import json
 import os
@@ -9,6 +9,7 @@ import pytest
 
 from load.recording import Recording
 from support.deployment import ROOT
+from triton_rerank_build.serving.server import free_ports
 
 SEARCH = {"query": "flu", "documents": ["Wash your hands often.", "Flutes are made of wood."]}
 
@@ -21,11 +22,11 @@ def searches(tmp_path):
 
 
 def locust(server, tmp_path, *options, seconds=4):
-    """Locust's result, and what it recorded."""
+    """Locust's result and recording."""
     command = [sys.executable, "-m", "locust", f"--locustfile={ROOT / 'loadtest' / 'locustfile.py'}"]
     command += ["--headless", "--only-summary", f"--run-time={seconds}s"]
     command += ["--stop-timeout=60s", f"--recording={tmp_path / 'run.json'}", *options]
-    # As docker-compose.yml says where the server is.
+    # docker-compose.yml passes the address in the same variable.
     environment = os.environ | {"LOCUST_HOST": server.grpc_url}
     result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     return result, Recording.load(tmp_path / "run.json")
@@ -43,12 +44,12 @@ def test_closed_loop(server, tmp_path, searches):
     )
 
 
-def test_open_loop_keeps_its_rate_whatever_the_server_does(server, tmp_path, searches):
+def test_open_loop_keeps_its_rate(server, tmp_path, searches):
     result, recording = locust(server, tmp_path, "--users=2", "--rate=10", "--spawn-rate=2", f"--searches={searches}")
     assert result.returncode == 0, result.stderr
     starts = [call.start_s for call in recording.calls]
     assert len(starts) >= 10
-    # Two users, each with a call due every 0.2 s, on time whatever happened to the one before.
+    # Two users, each with a call due every 0.2 s, independent of the call before.
     first_ones = [start for start in starts if not any(abs(start - 0.2 - other) < 1e-3 for other in starts)]
     assert len(first_ones) == 2
 
@@ -75,7 +76,7 @@ def test_a_broken_threshold_is_the_exit_status(server, tmp_path, searches):
     assert "threshold broken: p95" in result.stdout
 
 
-def test_failures_are_told_by_kind(server, tmp_path):
+def test_failures_are_recorded_by_kind(server, tmp_path):
     file = tmp_path / "searches.jsonl"
     file.write_text(json.dumps({"query": "", "documents": ["An empty query is refused."]}) + "\n")
     result, recording = locust(server, tmp_path, "--users=1", f"--searches={file}", seconds=2)
@@ -83,9 +84,89 @@ def test_failures_are_told_by_kind(server, tmp_path):
     assert recording.errors().keys() == {"InvalidRequestError"}
 
 
+def test_an_exception_in_a_task_is_no_success(server, tmp_path, searches):
+    broken = tmp_path / "broken.py"
+    broken.write_text(
+        "from locust import User, constant, tag, task\n"
+        "class Broken(User):\n"
+        "    wait_time = constant(1)\n"
+        "    @tag('search')\n"
+        "    @task\n"
+        "    def fail(self): raise KeyError('no such field')\n"
+    )
+    files = f"--locustfile={ROOT / 'loadtest' / 'locustfile.py'},{broken}"
+    result, recording = locust(server, tmp_path, files, "--users=2", "--spawn-rate=2", f"--searches={searches}")
+    assert recording.calls
+    assert not recording.errors()
+    assert "no such field" in result.stdout
+    assert result.returncode == 1
+
+
+@pytest.mark.parametrize("text", ["", "damaged", None])
+def test_an_unusable_file_of_searches_is_refused_at_the_start(server, tmp_path, text):
+    file = tmp_path / "searches.jsonl"
+    if text is not None:
+        file.write_text(text)
+    report = tmp_path / "report.html"
+    done = run_py(f"--host={server.grpc_url}", "--seconds=2", f"--report={report}", "--", f"--searches={file}")
+    assert done.returncode == 2
+    assert f"--searches: {'' if text is None else file}" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not report.exists()
+
+
+def run_py(*arguments):
+    command = [sys.executable, ROOT / "loadtest" / "run.py", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+
+
+@pytest.mark.parametrize("scheme", ["http://", "https://", "grpc://"])
+def test_a_url_is_refused_and_the_earlier_report_kept(tmp_path, scheme):
+    report = tmp_path / "report.html"
+    report.write_text("an earlier one")
+    done = run_py(f"--host={scheme}localhost:8001", f"--report={report}")
+    assert done.returncode == 2
+    assert "is not host:port of Triton's gRPC port" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert report.read_text() == "an earlier one"
+
+
+def test_a_dead_host_is_refused_before_the_load_and_the_earlier_report_kept(tmp_path):
+    report = tmp_path / "report.html"
+    report.write_text("an earlier one")
+    (port,) = free_ports((0,))
+    done = run_py(f"--host=127.0.0.1:{port}", f"--report={report}")
+    assert done.returncode == 2
+    assert f"--host 127.0.0.1:{port}: " in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "callers" not in done.stdout
+    assert report.read_text() == "an earlier one"
+
+
+def test_a_bad_locust_option_keeps_the_earlier_report(server, tmp_path):
+    report = tmp_path / "report.html"
+    report.write_text("an earlier one")
+    done = run_py(f"--host={server.grpc_url}", f"--report={report}", "--", "--no-such-option")
+    assert done.returncode == 2
+    assert "Locust ended with status 2" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert report.read_text() == "an earlier one"
+
+
+def test_locust_alone_refuses_a_url(tmp_path):
+    command = [sys.executable, "-m", "locust", f"--locustfile={ROOT / 'loadtest' / 'locustfile.py'}"]
+    command += ["--headless", "--run-time=2s", "--host=http://localhost:8001"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode != 0
+    assert "host:port" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_make_loadtest_writes_a_report(server, tmp_path, searches):
     report = tmp_path / "report.html"
     command = [sys.executable, ROOT / "loadtest" / "run.py", f"--host={server.grpc_url}", "--sweep=1,2", "--seconds=2"]
-    command += [f"--report={report}", "--", f"--searches={searches}"]
+    own = tmp_path / "own.json"  # beside the recording that the report is made of
+    command += [f"--report={report}", "--", f"--searches={searches}", f"--recording={own}"]
     subprocess.run(command, check=True)
     assert "(knee)" in report.read_text()
+    assert Recording.load(own).calls

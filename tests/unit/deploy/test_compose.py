@@ -1,6 +1,8 @@
-"""docker-compose.yml, held against everything it names: schema, files, images, options of the real tritonserver."""
+"""docker-compose.yml against the schema, files, images, and options of the real tritonserver."""
 
 import ast
+import json
+import os
 import re
 import shutil
 import subprocess
@@ -13,6 +15,7 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 from support import ROOT
+from support.deployment import entrypoint_options
 from triton_rerank_build.cli.main import _parser
 from triton_rerank_build.contract import BACKENDS
 from triton_rerank_build.late_interaction.repository import complete_late
@@ -33,7 +36,7 @@ VARIABLE = re.compile(r"\$\{(\w+):-([^}]*)\}")
 
 
 def defaults(text):
-    """Text as Compose reads it where .env says nothing."""
+    """Replace each variable by its default, as Compose does without .env."""
     return VARIABLE.sub(r"\2", str(text))
 
 
@@ -53,7 +56,7 @@ def stages():
 
 
 def lines_of(target):
-    """All lines that make an image, its parents' first."""
+    """All lines of an image, the parents' first."""
     if target not in stages():
         return []
     parent, lines = stages()[target]
@@ -61,7 +64,7 @@ def lines_of(target):
 
 
 def config_of(model, name):
-    """A model's config as `--model-config-name=name` chooses it."""
+    """The config that `--model-config-name=name` selects for a model."""
     folder = ROOT / "model_repository" / model
     chosen = folder / "configs" / f"{name}.pbtxt"
     path = chosen if chosen.is_file() else folder / "config.pbtxt"
@@ -92,7 +95,7 @@ def test_profiles():
     assert set.union(*profiles.values()) == {"gpu", "tensorrt", "cpu", "monitoring", "loadtest"}
     for name, service in SERVICES.items():
         for needed in service.get("depends_on", ()):
-            # Compose refuses a profile in which a service's dependency is not switched on.
+            # Compose rejects a profile if a dependency of one of its services is not in it.
             assert profiles[name] <= profiles[needed], f"{name} needs {needed}"
 
 
@@ -115,7 +118,8 @@ def test_images_are_pinned():
     images = [service["image"] for service in SERVICES.values()] + re.findall(r"^FROM (\S+:\S+)", DOCKERFILE, re.M)
     assert len(images) > len(SERVICES)
     for image in images:
-        assert re.search(r":v?\d[\w.-]+$", image), image
+        # A patch release, or NVIDIA's monthly one; `python:3.11-slim` would change below us.
+        assert re.search(r":v?(\d+\.\d+\.\d+|\d\d\.\d\d(-py3)?$)", image), image
 
 
 def test_triton_and_tensorrt_are_of_one_release():
@@ -151,10 +155,10 @@ def test_what_the_images_copy_is_not_ignored():
 
 @pytest.fixture(scope="module")
 def tritonserver_options():
-    """The options that the real tritonserver, of the containers' release, lists in its usage."""
+    """Options in the usage of the real tritonserver, which has the containers' release."""
     installation = tritonserver.find("openvino")
     server = installation.root / "bin" / "tritonserver"
-    # Its status is 1 although it was asked to.
+    # The exit status of --help is 1.
     command = [server, "--help"]
     usage = subprocess.run(command, env=installation.environment(), capture_output=True, text=True, check=False)
     options = set(re.findall(r"^\s+(--[a-z0-9-]+)", usage.stdout + usage.stderr, re.M))
@@ -164,7 +168,8 @@ def tritonserver_options():
 
 @pytest.mark.parametrize("service", TRITONS)
 def test_tritonserver_knows_every_option(service, tritonserver_options):
-    options = {argument.partition("=")[0] for argument in command(service)}
+    options = {argument.partition("=")[0] for argument in entrypoint_options(command(service))}
+    assert {"--grpc-restricted-protocol", "--http-restricted-api"} <= options
     assert options <= tritonserver_options
     assert {"--model-control-mode=none", "--disable-auto-complete-config"} <= set(command(service))
     assert "--trace-config=level=OFF" in command(service)
@@ -197,7 +202,7 @@ def test_every_backend_is_in_the_image(service):
 
 
 def imported(*paths):
-    """Packages that these files need beyond Python, numpy, each other and what Triton gives them."""
+    """Packages that these files import, without the standard library, numpy, each other and Triton's module."""
     names = set()
     for path in paths:
         for node in ast.walk(ast.parse(path.read_text())):
@@ -207,6 +212,27 @@ def imported(*paths):
                 names.add(node.module.split(".")[0])
     names -= {path.stem for path in paths}
     return names - sys.stdlib_module_names - {"numpy", "triton_python_backend_utils"}
+
+
+def pip_installs(target):
+    """Arguments of each `pip install` of an image."""
+    text = "\n".join(lines_of(target)).replace("\\\n", " ")
+    return re.findall(r"pip3? install(.*?)(?:&&|$)", text, re.M)
+
+
+@pytest.mark.parametrize("target", ["build", "loadtest", "server", "server-cpu"])
+def test_packages_of_the_images_are_those_of_constraints_txt(target):
+    constraints = dict(re.findall(r"^([\w-]+)==(\S+)$", (ROOT / "constraints.txt").read_text(), re.M))
+    installs = [arguments for arguments in pip_installs(target) if "uv==" not in arguments]
+    assert installs
+    for arguments in installs:
+        assert re.search(r"--constraint \S*constraints.txt", arguments), arguments
+        if "--no-deps" in arguments:  # with dependencies, pip resolves those to the constraints as well
+            packages = [a for a in arguments.split() if not a.startswith("-") and "constraints.txt" not in a]
+            assert packages
+            assert set(packages) <= constraints.keys()
+        elif "uv pip" in "\n".join(lines_of(target)):
+            assert "--build-constraint constraints.txt" in arguments, arguments
 
 
 @pytest.mark.parametrize(
@@ -224,7 +250,7 @@ def test_every_import_is_installed_in_the_image(target, model, needed, tmp_path)
     complete_from_template(tmp_path / "models", template_repository())
     complete_late(tmp_path / "models")
     shutil.copytree(BACKENDS, tmp_path / "backends")
-    installed = set(re.findall(r"([a-z_-]+)==[\d.]+", "\n".join(lines_of(target))))
+    installed = set(re.findall(r"(?<=\s)[a-z][a-z_-]+", " ".join(pip_installs(target))))
     assert imported(*(tmp_path / model).glob("*.py")) == needed
     assert needed <= installed
 
@@ -233,7 +259,55 @@ def test_the_health_check_needs_nothing_installed():
     assert imported(ROOT / "deploy/healthcheck.py") == set()
     for service in TRITONS:
         program = SERVICES[service]["healthcheck"]["test"][2]
-        assert f"COPY deploy/healthcheck.py {program}" in "\n".join(lines_of(SERVICES[service]["build"]["target"]))
+        copied = re.findall(
+            r"^COPY (.*deploy/\S+) (\S+/)$", "\n".join(lines_of(SERVICES[service]["build"]["target"])), re.M
+        )
+        there = {folder + Path(source).name for sources, folder in copied for source in sources.split()}
+        assert program in there
+        assert json.loads(entrypoint(SERVICES[service]["build"]["target"]))[0] in there
+
+
+def entrypoint(target):
+    return re.findall(r"^ENTRYPOINT (.+)$", "\n".join(lines_of(target)), re.M)[-1]
+
+
+def test_no_caller_reaches_tritons_http_port_over_the_network():
+    for service in TRITONS:
+        (http,) = [port for port in SERVICES[service]["ports"] if port.endswith(":8000")]
+        assert http.startswith("127.0.0.1:"), "RERANK_BIND must not open it"
+
+
+@pytest.mark.parametrize(
+    ("bind", "password", "starts"),
+    [
+        ("127.0.0.1", "admin", True),
+        ("127.0.0.2", "admin", True),
+        ("::1", "admin", True),
+        ("0.0.0.0", "admin", False),
+        ("", "admin", False),  # Docker takes it for every address
+        ("192.168.1.5", "admin", False),
+        ("0.0.0.0", "another", True),
+    ],
+)
+def test_grafanas_default_password_is_refused_beyond_loopback(bind, password, starts):
+    grafana = SERVICES["grafana"]
+    assert defaults(grafana["environment"]["GF_SECURITY_ADMIN_PASSWORD"]) == "admin"
+    assert defaults(grafana["environment"]["RERANK_BIND"]) == "127.0.0.1"
+    (script,) = grafana["command"]
+    assert script.rstrip().endswith("exec /run.sh")
+    shell = script.replace("$$", "$").replace("exec /run.sh", "echo started")
+    environment = {"RERANK_BIND": bind, "GF_SECURITY_ADMIN_PASSWORD": password}
+    done = subprocess.run(
+        [*grafana["entrypoint"], shell], env=os.environ | environment, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode == 0, done.stdout == "started\n") == (starts, starts)
+    assert starts or "set RERANK_GRAFANA_PASSWORD" in done.stderr
+
+
+def test_grafana_takes_a_changed_password():
+    # It stores the first one in its database, so the database must not outlive the container.
+    assert "/var/lib/grafana" in SERVICES["grafana"]["tmpfs"]
+    assert not [volume for volume in SERVICES["grafana"]["volumes"] if volume.startswith("grafana:")]
 
 
 def test_the_plan_is_prepared_built_and_proved_in_this_order():

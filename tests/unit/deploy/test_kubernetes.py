@@ -1,4 +1,4 @@
-"""deploy/kubernetes: schemas, names that meet, and the same server as docker-compose.yml's."""
+"""deploy/kubernetes: schemas, references between the files, and the server options of docker-compose.yml."""
 
 import re
 import shutil
@@ -16,7 +16,7 @@ RESOURCES = {name: yaml.safe_load((FOLDER / name).read_text()) for name in KUSTO
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]["triton"]
 POD = RESOURCES["deployment.yaml"]["spec"]["template"]
 CONTAINER = POD["spec"]["containers"][0]
-CUSTOM = {"podmonitor.yaml"}  # of the Prometheus operator; Kubernetes has no schema of it
+CUSTOM = {"podmonitor.yaml"}  # of the Prometheus operator, whose schema is not part of Kubernetes
 
 
 @pytest.mark.parametrize("name", sorted(set(RESOURCES) - CUSTOM))
@@ -67,7 +67,8 @@ def test_every_port_has_its_name():
     for port in RESOURCES["service.yaml"]["spec"]["ports"]:
         assert ports[port["targetPort"]] == port["port"]
     allowed = [p["port"] for rule in RESOURCES["network.yaml"]["spec"]["ingress"] for p in rule["ports"]]
-    assert set(allowed) == set(ports)
+    assert set(allowed) == {"grpc", "metrics"}, "callers must not reach Triton's HTTP port: SECURITY.md"
+    assert {port["name"] for port in RESOURCES["service.yaml"]["spec"]["ports"]} == {"grpc", "metrics"}
     assert RESOURCES["podmonitor.yaml"]["spec"]["podMetricsEndpoints"][0]["port"] in ports
 
 
@@ -99,7 +100,7 @@ def test_probes_score_a_pair_and_have_time_for_it(probe):
     command = CONTAINER[probe]["exec"]["command"]
     assert command[:2] == COMPOSE["healthcheck"]["test"][1:3]
     own_timeout = float(command[2].partition("=")[2])
-    # Two looks at the statistics, a second each, and Python's start.
+    # Two reads of the statistics, at most a second each, and the start of Python.
     assert CONTAINER[probe]["timeoutSeconds"] > own_timeout + 2
 
 

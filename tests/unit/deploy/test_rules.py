@@ -1,4 +1,4 @@
-"""Prometheus rules and Grafana dashboard: syntax, names, and what raises an alert."""
+"""Prometheus rules and Grafana dashboard: syntax, names, and the conditions of the alerts."""
 
 import shutil
 import subprocess
@@ -25,7 +25,7 @@ def test_panel_is_promql(title, expression):
     promql_parser.parse(expression)
 
 
-def test_what_panels_and_rules_read_is_recorded_somewhere():
+def test_every_metric_that_panels_and_rules_read_is_recorded():
     expressions = [rule["expr"] for rule in rules()] + [expression for _, expression in queries()]
     read = {name for expression in expressions for name, _ in selectors(expression)}
     own = {name for name in read if ":" in name}
@@ -56,16 +56,16 @@ def test_promtool_agrees():
 
 
 def test_panels_lie_beside_each_other():
-    places = [panel["gridPos"] for panel in dashboard()["panels"]]
+    positions = [panel["gridPos"] for panel in dashboard()["panels"]]
     cells = [
         (column, row)
-        for place in places
-        for column in range(place["x"], place["x"] + place["w"])
-        for row in range(place["y"], place["y"] + place["h"])
+        for position in positions
+        for column in range(position["x"], position["x"] + position["w"])
+        for row in range(position["y"], position["y"] + position["h"])
     ]
     assert len(cells) == len(set(cells))
     assert max(column for column, _ in cells) < 24
-    assert len({panel["id"] for panel in dashboard()["panels"]}) == len(places)
+    assert len({panel["id"] for panel in dashboard()["panels"]}) == len(positions)
 
 
 def test_grafana_finds_dashboard_and_source():

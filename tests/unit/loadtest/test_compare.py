@@ -1,4 +1,4 @@
-"""The comparison with other rerankers, without them: what is run next, ratios, agreement, and a peer's process."""
+"""The comparison with other rerankers: order of the runs, ratios, agreement, and a peer's process."""
 
 import sys
 from pathlib import Path
@@ -6,8 +6,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from comparison.compare import as_dict, parse, show
 from comparison.peers import OURS, PEERS, PeerError, Worker, last_line
-from comparison.results import Cell, Comparison, Run
+from comparison.results import Agreement, Cell, Comparison, Run
 from load.workload import Search
 from support.monitors import wait_until
 
@@ -42,18 +43,18 @@ def test_a_cell_is_documents_by_callers():
             Cell.parse(text)
 
 
-def test_who_begins_changes_every_round(tmp_path):
+def test_another_contender_goes_first_every_round(tmp_path):
     order = played(comparison(tmp_path), ["a", "b", "c"], 3, 100, {"a": 1, "b": 1, "c": 1})
     assert order == ["a", "b", "c", "b", "c", "a", "c", "a", "b"]
 
 
-def test_the_slow_stop_when_they_took_enough_and_the_fastest_peer_never(tmp_path):
+def test_slow_peers_stop_after_enough_seconds_and_the_fastest_never(tmp_path):
     seconds = {OURS: 50, "fast": 60, "slow": 90}
     order = played(comparison(tmp_path), list(seconds), 4, 100, seconds)
     assert {name: order.count(name) for name in seconds} == {OURS: 4, "fast": 4, "slow": 2}
 
 
-def test_what_failed_is_not_run_again(tmp_path):
+def test_a_failed_contender_is_not_run_again(tmp_path):
     made = comparison(tmp_path)
     made.failures["b"] = "no such package"
     assert played(made, ["a", "b"], 2, 100, {"a": 1}) == ["a", "a"]
@@ -68,7 +69,7 @@ def test_the_ratio_is_the_median_over_the_rounds_that_both_ran(tmp_path):
     assert made.best_ratio(Cell(100, 1)) != made.best_ratio(Cell(100, 1))  # NaN: nothing was measured
 
 
-def test_a_later_start_goes_on(tmp_path):
+def test_a_later_start_resumes(tmp_path):
     made = comparison(tmp_path, ours=[1.5], st_onnx=[2.5])
     made.versions = {OURS: {"openvino": "1"}}
     made.save()
@@ -81,10 +82,50 @@ def test_a_later_start_goes_on(tmp_path):
 def test_other_logits_are_refused(tmp_path):
     made = comparison(tmp_path, ours=[1], st_torch_fp32=[1])
     made.runs.append(Run(str(CELL), 0, "st-torch-bf16", 1, [logit + 0.1 for logit in LOGITS]))
-    assert made.agreement()[OURS] == (0, pytest.approx(1))
+    assert made.agreement()[OURS] == Agreement(0, pytest.approx(1))
     made.runs.append(Run(str(CELL), 0, "infinity", 1, LOGITS[::-1]))
     with pytest.raises(ValueError, match="infinity computes something else: a logit differs by 9"):
         made.agreement()
+
+
+@pytest.mark.parametrize("logits", [[float("nan")] * 10, [*LOGITS[:9], float("nan")], [0.0] * 10, [1.0]])
+def test_logits_that_are_not_numbers_all_equal_or_too_few_do_not_agree(tmp_path, logits):
+    made = comparison(tmp_path, ours=[1], st_torch_fp32=[1])
+    made.runs.append(Run(str(CELL), 0, "infinity", 1, logits))
+    with pytest.raises(ValueError, match=r"infinity computes something else|has 1 logits"):
+        made.agreement()
+    # A good round does not hide a bad one, whatever their order.
+    made.runs += [Run(str(CELL), 1, name, 1, LOGITS) for name in ("st-torch-fp32", "infinity")]
+    with pytest.raises(ValueError, match=r"infinity computes something else|has 1 logits"):
+        made.agreement()
+
+
+def test_a_single_pair_is_compared_by_its_difference(tmp_path):
+    made = comparison(tmp_path)
+    made.runs = [Run("1x1", 0, name, 1, [0.5]) for name in (OURS, "st-torch-fp32")]
+    assert made.agreement() == {OURS: Agreement(0, 1)}
+
+
+def test_without_an_fp32_contender_nothing_is_said_to_agree(tmp_path, capsys):
+    made = comparison(tmp_path, ours=[1], st_torch_bf16=[2])
+    made.versions = {OURS: {OURS: "1"}, "st-torch-bf16": {"torch": "2"}}
+    agreement = made.agreement()
+    assert agreement == {}
+    show(made, parse(["--peers", "st-torch-bf16", "--cells", str(CELL)]), agreement)
+    printed = capsys.readouterr().out
+    assert printed.count("not compared") == 2
+    assert "within" not in printed
+    assert "correlation" not in printed
+    assert as_dict(made, [CELL], [OURS], agreement)["agreement"] == {OURS: None}
+
+
+def test_the_reference_is_named_and_the_others_compared(tmp_path, capsys):
+    made = comparison(tmp_path, ours=[1], st_torch_fp32=[2])
+    made.versions = {OURS: {OURS: "1"}, "st-torch-fp32": {"torch": "2"}}
+    show(made, parse(["--peers", "st-torch-fp32", "--cells", str(CELL)]), made.agreement())
+    printed = capsys.readouterr().out
+    assert "logits: the fp32 reference" in printed
+    assert "logits: within 0.0000 of fp32, correlation 1.0000" in printed
 
 
 @pytest.fixture
@@ -106,7 +147,7 @@ def library(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(package.parent))
 
 
-def test_a_peer_answers_stands_still_and_tells_why_it_ended(library, tmp_path):
+def test_a_peer_answers_is_stopped_and_reports_why_it_ended(library, tmp_path):
     worker = Worker(PEERS["st-torch-fp32"], Path(sys.executable), tmp_path, tmp_path / "converted")
     assert worker.versions["sentence-transformers"] == "6.2.0"
     answer = worker.answer([Search("q", ("a", "bc")), Search("q", ("def",))], callers=2)
@@ -119,11 +160,11 @@ def test_a_peer_answers_stands_still_and_tells_why_it_ended(library, tmp_path):
     worker.close()
 
 
-def test_a_peer_that_does_not_load_says_why(tmp_path):
+def test_the_error_of_a_peer_that_does_not_load_has_the_reason(tmp_path):
     with pytest.raises(PeerError, match="No module named 'infinity_emb'"):
         Worker(PEERS["infinity"], Path(sys.executable), tmp_path, tmp_path / "converted")
 
 
-def test_what_a_program_said_last():
+def test_last_line():
     assert last_line(b"Collecting x\nERROR: No matching distribution found for x\n\n").startswith("ERROR: No matching")
-    assert last_line(b"") == "it said nothing"
+    assert last_line(b"") == "no output"

@@ -1,4 +1,4 @@
-"""The load test's pure parts: workload, recording, thresholds, knee."""
+"""The load test's pure parts: workload, recording, thresholds, knee, report."""
 
 import bz2
 import json
@@ -6,9 +6,11 @@ import math
 from itertools import islice
 
 import pytest
+from matplotlib.figure import Figure
 from tokenizers import Tokenizer
 
 from benchmarks import package_descriptions
+from load.plots import draw_errors, draw_latency, draw_queue_and_compute, throughput, window_length_s
 from load.recording import Call, ModelState, Recording, broken_thresholds, difference, percentile
 from load.report import knee, write_report
 from load.workload import from_file, generated
@@ -60,7 +62,7 @@ def test_searches_of_a_file_come_round(tmp_path):
 def test_a_bad_file_is_refused_with_its_line(tmp_path, line):
     file = tmp_path / "searches.jsonl"
     file.write_text(f'{{"query": "a", "documents": ["b"]}}\n{line}\n' if line else "")
-    with pytest.raises(ValueError, match=r"searches.jsonl:2" if line else "holds no searches"):
+    with pytest.raises(ValueError, match=r"searches.jsonl:2" if line else "contains no searches"):
         next(from_file(file))
 
 
@@ -120,6 +122,7 @@ def test_the_knee_has_most_throughput_for_its_latency():
 
     sweep = [step(1, 0.10, 100), step(2, 0.06, 110), step(4, 0.05, 200), step(8, 0.05, 400)]
     assert knee(sweep) == 1
+    assert knee([run_of([], errors=["InferenceError"]), Recording()]) is None
 
 
 def test_a_report_stands_alone(tmp_path):
@@ -132,6 +135,68 @@ def test_a_report_stands_alone(tmp_path):
         assert "<svg" in page
         assert "src=" not in page
         assert "<script" not in page
+
+
+def back_to_back(latency_s, calls):
+    """One caller whose calls of 100 documents follow each other."""
+    return Recording({"num_users": 1}, [Call("search", n * latency_s, latency_s * 1e3, 100, "") for n in range(calls)])
+
+
+@pytest.mark.parametrize(("latency_s", "calls"), [(4.0, 10), (0.01, 5000), (60.0, 1)])
+def test_throughput_is_flat_when_calls_are_longer_than_a_window(latency_s, calls):
+    assert throughput(back_to_back(latency_s, calls)) == pytest.approx([100 / latency_s] * 30)
+
+
+def test_throughput_counts_every_answered_pair_once():
+    recording = run_of([700.0, 9_000.0, 2.0, 13_000.0, 450.0], errors=["RequestTimeoutError"] * 3)
+    assert sum(throughput(recording)) * window_length_s(recording) == pytest.approx(500)
+
+
+def test_the_report_leaves_out_models_without_requests(tmp_path):
+    def state(model, at_s, requests):
+        return ModelState(model, at_s, requests, 0, requests, requests, 5, 9, {"1": requests} if requests else {})
+
+    states = [state("cross_encoder", at, at) for at in (0, 1, 2)] + [state("late_scorer", at, 0) for at in (0, 1, 2)]
+    write_report(tmp_path / "report.html", [Recording({}, [Call("search", 0.0, 2000.0, 2, "")], states)])
+    page = (tmp_path / "report.html").read_text()
+    assert "cross_encoder" in page
+    assert "late_scorer" not in page
+
+
+@pytest.mark.parametrize(
+    ("recording", "sentence"),
+    [
+        (Recording({"num_users": 1}), "No call was finished."),
+        (run_of([10.0]), "No statistics of Triton were read"),
+        (run_of([], errors=["ServerOverloadedError"]), "Failed calls"),
+    ],
+)
+def test_a_report_of_a_poor_run_says_what_is_missing(tmp_path, recording, sentence):
+    write_report(tmp_path / "report.html", [recording])
+    assert sentence in (tmp_path / "report.html").read_text()
+
+
+@pytest.mark.parametrize("draw", [draw_latency, draw_errors, draw_queue_and_compute])
+def test_no_legend_lies_over_the_curves(draw):
+    states = [ModelState("tokenizer", at, at, 0, at, at, at * 10, at * 20, {}) for at in range(5)]
+    calls = [Call("search", n, 500.0, 100, "" if n % 2 else "ServerOverloadedError") for n in range(60)]
+    figure = Figure(figsize=(9, 3), layout="constrained")
+    axes = figure.subplots()
+    draw(axes, Recording({}, calls, states))
+    figure.draw_without_rendering()
+    assert not axes.get_legend().get_window_extent().overlaps(axes.get_window_extent())
+
+
+def test_errors_are_drawn_by_kind_over_time():
+    calls = [Call("search", n, 100.0, 100, "") for n in range(61)]
+    calls += [Call("search", 40 + n / 10, 1.0, 100, "ServerOverloadedError") for n in range(20)]
+    axes = Figure().subplots()
+    draw_errors(axes, Recording({}, calls))
+    (line,) = axes.get_lines()
+    assert line.get_label() == "ServerOverloadedError"
+    times, rates = line.get_xdata(), line.get_ydata()
+    assert sum(rates) * (times[1] - times[0]) == pytest.approx(20)
+    assert all(39 < at < 43 for at, rate in zip(times, rates, strict=True) if rate)
 
 
 def test_sweep_steps():
