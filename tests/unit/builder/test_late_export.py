@@ -21,7 +21,7 @@ from triton_rerank_build.late_interaction.model import load_encoder, make_batche
 from triton_rerank_build.late_interaction.repository import LateManifest, verify_late
 from triton_rerank_build.late_interaction.settings import make_row
 from triton_rerank_build.parity.compare import graph_logits
-from triton_rerank_build.serving.tritonserver import installed_ensembles, load_arguments
+from triton_rerank_build.serving.ensembles import installed_ensembles, load_arguments
 
 GOLDEN = json.loads((ROOT / "tests/support/late_golden.json").read_text())
 
