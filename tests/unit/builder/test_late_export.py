@@ -131,7 +131,7 @@ def test_models_without_their_files_are_left_out(colbert_repository, demo_reposi
     shutil.copytree(demo_repository, both, dirs_exist_ok=True, symlinks=True)
     assert [layout.ensemble for layout in installed_ensembles(both)] == ["reranker", "late_interaction"]
     assert load_arguments(both, installed_ensembles(both)) == ()
-    (both / "cross_encoder/1/model.onnx").unlink()
+    (both / "cross_encoder/1/manifest.json").unlink()
     alone = installed_ensembles(both)
     assert [layout.ensemble for layout in alone] == ["late_interaction"]
     loaded = [argument.partition("=")[2] for argument in load_arguments(both, alone)]
