@@ -45,8 +45,11 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "--http-host",
         default="127.0.0.1",
         metavar="ADDRESS",
-        help="IPv4 address for HTTP and metrics; --host does not apply to them, because small HTTP requests can end "
-        "Triton 2.51 (default: %(default)s)",
+        help="IPv4 address for HTTP; separate from --host, because a small HTTP request can end Triton 2.51 "
+        "(default: %(default)s)",
+    )
+    parser.add_argument(
+        "--metrics-host", default="127.0.0.1", metavar="ADDRESS", help="IPv4 address for metrics (default: %(default)s)"
     )
     parser.add_argument("--log", type=Path, help="the server's log (default: server-GRPC_PORT.log in the cache folder)")
     parser.add_argument("--start-timeout", type=float, default=300.0, metavar="SECONDS", help="default: %(default).0f")
@@ -72,14 +75,15 @@ def run(args: argparse.Namespace) -> int:
         metrics_port=args.metrics_port,
         host=args.host,
         http_host=args.http_host,
+        metrics_host=args.metrics_host,
         log=args.log or cache_folder() / f"server-{grpc.port}.log",
         start_timeout_s=args.start_timeout,
     )
-    for host, services in ((args.host, "gRPC"), (args.http_host, "HTTP and metrics")):
+    for host, service in ((args.host, "gRPC"), (args.http_host, "HTTP"), (args.metrics_host, "metrics")):
         if not _is_loopback(host):
             logger.warning(
                 "%s on %s: Triton has no authentication, and this release has known vulnerabilities (SECURITY.md)",
-                *(services, host),
+                *(service, host),
             )
     logger.info("starting tritonserver on %s (%s) ...", args.repository, args.runtime)
     try:

@@ -56,9 +56,10 @@ def tail(log: BinaryIO, lines: int = TAIL_LINES) -> str:
 
 def last_crash(log: BinaryIO) -> str | None:
     """What the last crash wrote, "terminate called after ...; what(): ...", or None."""
-    crashes = [line.strip() for line in _end_of(log).splitlines() if CRASH.match(line)]
-    told = [line for line in crashes if not line.startswith("supervisor: ")]
-    return "; ".join(told[-3:]) or None
+    # The supervisor's line follows those of the process that ended.
+    runs = re.split(r"^supervisor: .*$", _end_of(log), flags=re.M)
+    told = [line.strip() for line in runs[-2 if len(runs) > 1 else -1].splitlines() if CRASH.match(line)]
+    return "; ".join(told) or None
 
 
 def _end_of(log: BinaryIO) -> str:

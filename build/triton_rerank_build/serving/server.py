@@ -41,7 +41,8 @@ class EmbeddedServer:
         model: Load this ensemble only, "reranker" or "late_interaction"; by default every installed one.
         grpc_port, http_port, metrics_port: Ports to listen on; 0 for a free one.
         host: IPv4 address for gRPC; 0.0.0.0 for every network.
-        http_host: IPv4 address for HTTP and metrics. Not `host` by default: small HTTP requests can end Triton 2.51.
+        http_host: IPv4 address for HTTP. Not `host` by default: a small HTTP request can end Triton 2.51 (SECURITY.md).
+        metrics_host: IPv4 address for metrics.
         log: File that receives the server's log; by default it is kept for `log_tail` only.
         start_timeout_s: Seconds until the first pair must have been scored.
         exit_timeout_s: Seconds that requests in flight get to finish when the server stops.
@@ -65,6 +66,7 @@ class EmbeddedServer:
         metrics_port: int = 0,
         host: str = LOOPBACK,
         http_host: str = LOOPBACK,
+        metrics_host: str = LOOPBACK,
         log: str | os.PathLike[str] | None = None,
         start_timeout_s: float = 300.0,
         exit_timeout_s: float = 10.0,
@@ -78,10 +80,10 @@ class EmbeddedServer:
         self.reason: str | None = None
         """Why the server ended by itself, or None."""
         self._model = model
-        self._asked = (
+        self._asked: tuple[Listener, ...] = (
             Listener("grpc", host, grpc_port),
             Listener("http", http_host, http_port),
-            Listener("metrics", http_host, metrics_port),
+            Listener("metrics", metrics_host, metrics_port),
         )
         self._listeners = self._asked
         self._log: BinaryIO | None = None

@@ -67,7 +67,8 @@ def test_every_port_has_its_name():
     for port in RESOURCES["service.yaml"]["spec"]["ports"]:
         assert ports[port["targetPort"]] == port["port"]
     allowed = [p["port"] for rule in RESOURCES["network.yaml"]["spec"]["ingress"] for p in rule["ports"]]
-    assert set(allowed) == set(ports)
+    assert set(allowed) == {"grpc", "metrics"}
+    assert "http" not in [port["name"] for port in RESOURCES["service.yaml"]["spec"]["ports"]]
     assert RESOURCES["podmonitor.yaml"]["spec"]["podMetricsEndpoints"][0]["port"] in ports
 
 
@@ -101,6 +102,10 @@ def test_probes_score_a_pair_and_have_time_for_it(probe):
     own_timeout = float(command[2].partition("=")[2])
     # Two looks at the statistics, a second each, and Python's start.
     assert CONTAINER[probe]["timeoutSeconds"] > own_timeout + 2
+    # Docker and Kubernetes run the check in the namespace of tritonserver, which is process 1.
+    assert ("--stop-pid=1" in command) == (probe == "livenessProbe")
+    assert "--stop-pid=1" in COMPOSE["healthcheck"]["test"]
+    assert COMPOSE["restart"] == "unless-stopped"
 
 
 def test_it_runs_without_rights():
