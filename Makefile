@@ -18,9 +18,9 @@ help: ## List the targets
 demo: $(VENV)/.installed ## Build the demo reranker, serve it, rerank examples in several languages, stop
 	$(BIN)/triton-rerank-build demo
 
-serve: $(VENV)/.installed ## Keep a server up on 8000 (HTTP), 8001 (gRPC) and 8002 (metrics)
+serve: $(VENV)/.installed ## Keep a server up on 8000 (HTTP), 8001 (gRPC), 8002 (metrics); more: SERVE="--help"
 	@test -f model_repository/cross_encoder/1/manifest.json || $(BIN)/triton-rerank-build export demo
-	$(BIN)/triton-rerank-build serve
+	$(BIN)/triton-rerank-build serve $(SERVE)
 
 test: $(VENV)/.installed ## Install what the tests need and run all of them
 	$(BIN)/python -m pytest

@@ -1,69 +1,129 @@
-"""Is this reranker working? Exit status 0 when it is: scores a real pair over Triton's HTTP port.
+"""Is this reranker working? Exit status 0 when it is: scores a pair over Triton's HTTP port.
 
-Triton's own /v2/health/ready says that models are loaded, also while the tokenizer's process is dead. This check
-fails then. It does not fail under load: a full queue, or a queue so long that the pair is not reached in time while
-others are being scored, is a busy server, and restarting a busy server makes an overload worse.
+Triton's own /v2/health/ready says that models are loaded, even while the Python process of a model is dead. This check
+fails then. Healthy means that an answer arrived while the check ran:
 
-Docker restarts a container that ends, not one that is unhealthy. With `--stop-pid=1` the check therefore ends a server
-whose Python process has died: Triton 2.51 does not start that process again by itself.
+- the pair of this check was scored, with a text that no cache holds, so that it reaches every model; or
+- it waits or was refused because the queue is full, and the server answered another request meanwhile. A busy server
+  stays healthy, because restarting it would make the overload worse. A server with a dead model process also has a full
+  queue, but answers nothing.
+
+With `--stop-pid=1` the check ends a server whose model process has died, which Triton 2.51 does not start again. The
+container then ends and its restart policy starts a new one. Docker does not restart an unhealthy container by itself;
+Kubernetes would after several failed probes.
 
 Runs in NVIDIA's image as it is: standard library only.
 """
 
 import argparse
+import concurrent.futures
+import glob
 import json
 import os
 import signal
 import sys
+import time
 import urllib.error
 import urllib.request
 
-PAIR = {
-    "inputs": [
-        {"name": "query", "shape": [1, 1], "datatype": "BYTES", "data": ["ready?"]},
-        {"name": "document", "shape": [1, 1], "datatype": "BYTES", "data": ["One real pair was scored."]},
-    ],
-    "outputs": [{"name": "logits"}],
-}
+ENSEMBLES = ("reranker", "late_interaction")
 FULL_QUEUE = "Exceeds maximum queue size"
-DEAD_PROCESS = "Stub process"
+BUSY = "no pair was scored"
+STUB = "triton_python_b"  # triton_python_backend_stub, as the kernel shortens it
+POLL_S = 0.25
 
 
 def main(arguments: "list[str] | None" = None) -> int:
-    """Check once and say why, if the answer is no."""
-    parser = argparse.ArgumentParser(description="Check a reranker by scoring one pair.")
+    """Check once and report a problem on stderr."""
+    parser = argparse.ArgumentParser(description="Check a reranker by scoring one pair per ensemble.")
     parser.add_argument("--url", default="http://127.0.0.1:8000", help="Triton's HTTP port (default: %(default)s)")
-    parser.add_argument("--model", default="reranker", help="default: %(default)s")
+    parser.add_argument("--model", help=f"default: those of {', '.join(ENSEMBLES)} that are loaded")
     parser.add_argument("--timeout", type=float, default=8.0, metavar="SECONDS", help="default: %(default)s")
-    parser.add_argument("--stop-pid", type=int, metavar="PID", help="process to end when a Python model has died")
+    parser.add_argument("--stop-pid", type=int, metavar="PID", help="tritonserver to end when a model process has died")
     args = parser.parse_args(arguments)
-    problem = check(args.url, args.model, args.timeout)
+    # Triton's answer "Stub process is not healthy" does not decide: it also means a process that is paused.
+    if args.stop_pid is not None and has_dead_process(args.stop_pid):
+        problem = f"the Python process of a model has died; stopping process {args.stop_pid}"
+        os.kill(args.stop_pid, signal.SIGTERM)
+    else:
+        problem = check(args.url, args.model, args.timeout)
     if problem is not None:
         sys.stderr.write(f"unhealthy: {problem}\n")
-        if args.stop_pid is not None and DEAD_PROCESS in problem:
-            os.kill(args.stop_pid, signal.SIGTERM)
     return 0 if problem is None else 1
 
 
-def check(url: str, model: str, timeout_s: float) -> "str | None":
-    """What is wrong, or None. May take `timeout_s` and a second for each of two looks at the statistics."""
+def check(url: str, model: "str | None", timeout_s: float) -> "str | None":
+    """The first problem of `model` or of the loaded ensembles, or None.
+
+    Takes at most `timeout_s` and a second for each of two looks at the statistics.
+    """
+    models = [model] if model else [name for name in ENSEMBLES if is_loaded(url, name)]
+    if not models:
+        return f"no answer from {url}, or none of {', '.join(ENSEMBLES)} is loaded"
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        problems = list(pool.map(lambda name: check_model(url, name, timeout_s), models))
+    return next((problem for problem in problems if problem), None)
+
+
+def check_model(url: str, model: str, timeout_s: float) -> "str | None":
+    """What is wrong with one ensemble, or None."""
+    deadline = time.monotonic() + timeout_s
     try:
         before = successes(url, model)
+        problem = score(url, model, timeout_s)
+        if problem is None or not problem.startswith(BUSY):
+            return problem and f"{model}: {problem}"
+        while successes(url, model) == before:
+            if time.monotonic() > deadline:
+                return f"{model}: {problem}, and no other request was answered"
+            time.sleep(POLL_S)
     except OSError as error:
         return f"no answer from {url}: {error}"
+    return None
+
+
+def score(url: str, model: str, timeout_s: float) -> "str | None":
+    """Score a pair; None if that succeeded. The problem starts with BUSY if a working server may have it."""
     try:
-        answer = fetch(f"{url}/v2/models/{model}/infer", timeout_s, PAIR)
+        answer = fetch(f"{url}/v2/models/{model}/infer", timeout_s, pair())
     except urllib.error.HTTPError as error:
         said = error.read().decode(errors="replace")
-        return None if FULL_QUEUE in said else f"status {error.code}: {said}"
+        return f"{BUSY}: the queue is full" if FULL_QUEUE in said else f"status {error.code}: {said}"
     except OSError as error:  # timeouts among them
-        try:
-            busy = successes(url, model) > before
-        except OSError as gone:
-            return f"no answer from {url}: {gone}"
-        return None if busy else f"no pair was scored in {timeout_s:g} s, this one or another ({error})"
+        return f"{BUSY}: {error}"
     logit = answer["outputs"][0]["data"][0]
     return None if isinstance(logit, float) else f"the logit is {logit!r}"
+
+
+def pair() -> dict:
+    """An inference request whose texts no earlier check has sent: late interaction caches vectors of texts."""
+    now = time.time_ns()
+    texts = {"query": f"ready? {now}", "document": f"A pair was scored at {now}."}
+    inputs = [{"name": name, "shape": [1, 1], "datatype": "BYTES", "data": [text]} for name, text in texts.items()]
+    return {"inputs": inputs, "outputs": [{"name": "logits"}]}
+
+
+def is_loaded(url: str, model: str) -> bool:
+    """Whether Triton has loaded a model."""
+    try:
+        with urllib.request.urlopen(f"{url}/v2/models/{model}/ready", timeout=1.0):
+            return True
+    except OSError:
+        return False
+
+
+def has_dead_process(parent: int) -> bool:
+    """Whether the Python process of a model has ended; tritonserver leaves it as a zombie."""
+    for path in glob.glob("/proc/[0-9]*/stat"):
+        try:
+            with open(path) as file:
+                name, _, fields = file.read().partition(" (")[2].rpartition(") ")
+        except OSError:  # gone meanwhile
+            continue
+        state, its_parent = fields.split()[:2]
+        if (name, state, int(its_parent)) == (STUB, "Z", parent):
+            return True
+    return False
 
 
 def successes(url: str, model: str) -> int:

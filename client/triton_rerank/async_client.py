@@ -10,7 +10,7 @@ from contextlib import aclosing
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from triton_rerank.base import READY_PAIR, BaseClient, Call, Job
+from triton_rerank.base import BaseClient, Call, Job, ready_pair
 from triton_rerank.errors import RequestCancelledError, RerankError
 from triton_rerank.ranking.score import ScoreJob
 from triton_rerank.ranking.validation import check_int, check_many
@@ -143,7 +143,7 @@ class AsyncRerankClient(BaseClient):
     async def is_ready(self, *, timeout: float | None = None) -> bool:
         """Whether a real pair is scored: see `RerankClient.is_ready`."""
         try:
-            await self.score([READY_PAIR], timeout=timeout)
+            await self.score([ready_pair()], timeout=timeout)
         except RerankError:
             return False
         return True

@@ -32,6 +32,12 @@ logger = logging.getLogger("triton_rerank")
 READY_PAIR = ("ready", "ready")
 
 
+def ready_pair() -> tuple[str, str]:
+    """A pair that is not in the server's cache of late interaction, and so reaches every model."""
+    now = time.time_ns()
+    return f"ready {now}", f"{now} ready"
+
+
 class Job(Protocol):
     """What a call computes: rounds of rows, until there are none."""
 

@@ -11,7 +11,7 @@ from queue import Empty, SimpleQueue
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from triton_rerank.base import READY_PAIR, BaseClient, Call, Job
+from triton_rerank.base import BaseClient, Call, Job, ready_pair
 from triton_rerank.errors import RequestCancelledError, RerankError
 from triton_rerank.ranking.score import ScoreJob
 from triton_rerank.ranking.validation import check_int, check_many
@@ -222,7 +222,7 @@ class RerankClient(BaseClient):
     def is_ready(self, *, timeout: float | None = None) -> bool:
         """Whether a real pair is scored: the server is up, the model loaded, an answer comes in time."""
         try:
-            self.score([READY_PAIR], timeout=timeout)
+            self.score([ready_pair()], timeout=timeout)
         except RerankError:
             return False
         return True

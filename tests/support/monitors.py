@@ -4,17 +4,18 @@ import contextlib
 import json
 import re
 import shutil
+import socket
 import subprocess
 import time
 import urllib.error
 import urllib.parse
 import urllib.request
 
+import psutil
 import pytest
 import yaml
 
 from support.deployment import RULES
-from triton_rerank_build.serving.server import free_ports
 
 
 def wait_until(condition, timeout_s=60):
@@ -23,6 +24,23 @@ def wait_until(condition, timeout_s=60):
         assert time.monotonic() < deadline, f"not so after {timeout_s} s"
         time.sleep(0.2)
     return result
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@contextlib.contextmanager
+def unsupervised(server):
+    """As in a container, where no supervisor restarts tritonserver."""
+    supervisor = psutil.Process(server._supervisor.pid)
+    supervisor.suspend()
+    try:
+        yield
+    finally:
+        supervisor.resume()
 
 
 def scrape(server):
@@ -46,7 +64,7 @@ class Prometheus:
         if executable is None:
             pytest.skip("prometheus is not installed; on Debian and Ubuntu: apt-get install prometheus")
         target = server.metrics_url.removeprefix("http://").removesuffix("/metrics")
-        (port,) = free_ports((0,))
+        port = free_port()
         self.url = f"http://127.0.0.1:{port}"
         config = {
             "global": {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"},

@@ -1,4 +1,4 @@
-"""Finds the tritonserver that the `nvidia-pytriton` wheel carries, and says how to run it."""
+"""Finds the tritonserver in the `nvidia-pytriton` wheel, and builds its command line and environment."""
 
 import ctypes
 import importlib.util
@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from triton_rerank_build.contract import BACKENDS
-from triton_rerank_build.errors import MissingExtraError, RepositoryError, ServerStartError
-from triton_rerank_build.late_interaction.repository import LATE
-from triton_rerank_build.repository.layout import RERANKER, Layout
+from triton_rerank_build.errors import MissingExtraError, ServerStartError
+from triton_rerank_build.serving.listeners import Listener
 
 # Runtime -> (the module it needs, tritonserver's options).
 RUNTIMES = {
@@ -26,11 +25,11 @@ INSTALL_SERVER = 'pip install "triton-rerank-build[server]"'
 
 @dataclass(frozen=True)
 class Installation:
-    """A tritonserver that can be started here.
+    """A tritonserver that runs on this machine.
 
     Attributes:
         root: Folder `pytriton/tritonserver` of the wheel.
-        libraries: Folders for LD_LIBRARY_PATH: the wheel's own libraries, and the one with libpython if needed.
+        libraries: Folders for LD_LIBRARY_PATH: the wheel's libraries, and the folder of libpython if needed.
         runtime: A key of RUNTIMES.
     """
 
@@ -38,27 +37,28 @@ class Installation:
     libraries: tuple[Path, ...]
     runtime: str
 
-    def command(self, repository: Path, folder: Path, ports: tuple[int, ...], shm_prefix: str, host: str) -> list[str]:
-        """The command line; the backend folder is laid out in `folder`."""
-        grpc_port, http_port, metrics_port = ports
+    def command(self, repository: Path, folder: Path, listeners: Sequence[Listener], shm_prefix: str) -> list[str]:
+        """The command line; lays out the backends in `folder`."""
         return [
             str(self.root / "bin" / "tritonserver"),
             f"--model-repository={repository}",
             f"--backend-directory={self._lay_out_backends(folder)}",
             f"--backend-config=python,shm-region-prefix-name={shm_prefix}",
-            # The committed configs are complete; Triton need not guess, and so can't guess differently.
+            # The committed configs are complete. Without this option Triton would overwrite parts of them with guesses.
             "--disable-auto-complete-config",
             *RUNTIMES[self.runtime][1],
-            *(f"--grpc-address={host}", f"--grpc-port={grpc_port}"),
-            *(f"--http-address={host}", f"--http-port={http_port}"),
-            *(f"--metrics-address={host}", f"--metrics-port={metrics_port}"),
-            # Sockets of several servers must not share a port by accident.
+            # By default four models load at once. Python processes that start side by side on a busy machine can exceed
+            # the 10 s that the Python backend waits for a lock in shared memory, which ends tritonserver.
+            "--model-load-thread-count=1",
+            *(f"--{each.service}-address={each.host}" for each in listeners),
+            *(f"--{each.service}-port={each.port}" for each in listeners),
+            # With port reuse, two servers could listen on one port without an error.
             "--reuse-grpc-port=false",
             "--reuse-http-port=false",
         ]
 
     def environment(self) -> dict[str, str]:
-        """The environment: the Python stub finds our interpreter, and so our packages, as the first on PATH."""
+        """The environment. Triton's Python stub uses the first interpreter on PATH: this one, with its packages."""
         from triton_rerank_build.support.files import cache_folder
 
         environment = dict(os.environ)
@@ -70,9 +70,9 @@ class Installation:
         return environment
 
     def _lay_out_backends(self, folder: Path) -> Path:
-        """backends/NAME/ as Triton wants them: the wheel's Python backend with our stub, and this project's own.
+        """Lay out backends/NAME/: the wheel's Python backend with the matching stub, and this project's backends.
 
-        Copies of some 5 MB, not links: Triton follows links, and refuses a library outside the backend's folder.
+        They are copied (about 5 MB): Triton resolves links and refuses a library outside the backend's folder.
         """
         backends = folder / "backends"
         no_caches = shutil.ignore_patterns("__pycache__")
@@ -83,10 +83,10 @@ class Installation:
 
 
 def find(runtime: str) -> Installation:
-    """The installation for `runtime`, everything it needs checked beforehand.
+    """The installation for `runtime`, after a check of everything it needs.
 
     Raises:
-        ServerStartError: This platform or Python can't run it; the message says what would.
+        ServerStartError: This platform or Python can't run it; the message names what can.
         MissingExtraError: A package of the `server` extra is missing.
     """
     if runtime not in RUNTIMES:
@@ -103,57 +103,12 @@ def find(runtime: str) -> Installation:
 
 
 def check_platform(system: str, machine: str) -> None:
-    """Raise ServerStartError unless the wheel's tritonserver runs on it."""
+    """Raise ServerStartError unless the wheel's tritonserver runs on this platform."""
     if (system, machine) != ("linux", "x86_64"):
         raise ServerStartError(
-            f"tritonserver comes from PyPI for Linux on x86-64 alone, this is {system} on {machine}: "
+            f"the wheel with tritonserver exists only for Linux on x86-64, this is {system} on {machine}: "
             "run it in NVIDIA's container instead (docker-compose.yml)"
         )
-
-
-def installed_ensembles(repository: Path) -> tuple[Layout, ...]:
-    """Those whose generated files are in `repository`.
-
-    Raises:
-        RepositoryError: There is none; the message is about the reranker.
-    """
-    installed = tuple(
-        layout
-        for layout in (RERANKER, LATE)
-        if all((repository / path).is_file() for path in (*layout.artefacts, *layout.manifests[-1:]))
-    )
-    if RERANKER in installed or not installed:
-        check_repository(repository)
-    return installed
-
-
-def load_arguments(repository: Path, installed: Sequence[Layout]) -> tuple[str, ...]:
-    """Tritonserver's options that leave out models whose generated files are missing, without which it would end."""
-    incomplete = {model for layout in (RERANKER, LATE) if layout not in installed for model in layout.models}
-    folders = {path.parent.name for path in repository.glob("*/config.pbtxt")}
-    if not incomplete & folders:
-        return ()
-    return ("--model-control-mode=explicit", *(f"--load-model={model}" for model in sorted(folders - incomplete)))
-
-
-def check_repository(repository: Path) -> None:
-    """Raise RepositoryError unless the reranker's committed files and artefacts are there."""
-    for model in ("reranker", "tokenizer", "cross_encoder"):
-        if not (repository / model / "config.pbtxt").is_file():
-            raise RepositoryError(
-                f"{repository} is no reranker repository: {model}/config.pbtxt is missing; "
-                f"make one with `triton-rerank-build export CHECKPOINT --repository {repository}`"
-            )
-    for artefact in (
-        "tokenizer/1/tokenizer.json",
-        "cross_encoder/1/model.onnx",
-        "cross_encoder/1/manifest.json",
-    ):
-        if not (repository / artefact).is_file():
-            raise RepositoryError(
-                f"no checkpoint is installed in {repository} ({artefact} is missing): "
-                f"run `triton-rerank-build export CHECKPOINT --repository {repository}`, or `export demo` to try it"
-            )
 
 
 def stub_of(root: Path, version: str) -> Path:
@@ -166,7 +121,7 @@ def stub_of(root: Path, version: str) -> Path:
 
 
 def libpython_folder(version: str) -> list[Path]:
-    """The folder of the shared libpython, which the stub is linked to; nothing if the system finds it by itself."""
+    """The folder of the shared libpython that the stub links to; empty if the dynamic loader finds it."""
     name = f"libpython{version}.so.1.0"
     for folder in (sysconfig.get_config_var("LIBDIR"), f"{sys.base_prefix}/lib"):
         if folder and (Path(folder) / name).is_file():
@@ -176,7 +131,7 @@ def libpython_folder(version: str) -> list[Path]:
     except OSError:
         raise ServerStartError(
             f"{name} is missing, and Triton's Python backend needs it: on Debian and Ubuntu `apt-get install "
-            f"libpython{version}`; with pyenv build Python with PYTHON_CONFIGURE_OPTS=--enable-shared; Pythons "
-            "installed by uv or conda have it"
+            f"libpython{version}`; with pyenv, build Python with PYTHON_CONFIGURE_OPTS=--enable-shared; "
+            "Python from uv or conda includes it"
         ) from None
     return []

@@ -1,4 +1,4 @@
-"""Health check, metrics, rules and dashboard against a real server that works, and one whose tokenizer has died."""
+"""Health check, metrics, rules and dashboard against real servers: healthy, busy, and with a dead model process."""
 
 import contextlib
 import subprocess
@@ -11,11 +11,10 @@ import psutil
 import pytest
 
 from support.deployment import GPU_METRICS, PROMETHEUS_METRICS, ROOT, queries, rules, server_options
-from support.monitors import Prometheus, counter, scrape, wait_until
+from support.monitors import Prometheus, counter, free_port, scrape, unsupervised, wait_until
 from support.promql import selectors
 from triton_rerank import RerankClient, RerankError
 from triton_rerank_build import EmbeddedServer
-from triton_rerank_build.serving.server import free_ports
 
 HEALTH_CHECK = ROOT / "deploy" / "healthcheck.py"
 
@@ -63,7 +62,7 @@ def test_a_model_that_is_not_there_is_unhealthy(monitored):
 
 
 def test_no_server_is_unhealthy():
-    (port,) = free_ports((0,))
+    port = free_port()
     command = [sys.executable, HEALTH_CHECK, f"--url=http://127.0.0.1:{port}"]
     result = subprocess.run(command, capture_output=True, check=False)
     assert result.returncode == 1
@@ -71,12 +70,12 @@ def test_no_server_is_unhealthy():
 
 
 @contextlib.contextmanager
-def load(server):
+def load(server, timeout=60):
     """Calls, one after another, until the end of the block; failures are part of some tests."""
     over = threading.Event()
 
     def call():
-        with RerankClient(server.grpc_url, max_retries=0) as client:
+        with RerankClient(server.grpc_url, max_retries=0, timeout=timeout) as client:
             while not over.is_set():
                 with contextlib.suppress(RerankError):
                     client.rerank("flu", ["Wash your hands often."] * 20)
@@ -107,7 +106,11 @@ def test_every_panel_shows_data_of_a_server_under_load(monitored, tmp_path):
 
 def test_a_dead_tokenizer_behind_a_healthy_port(demo_repository, tmp_path):
     options = server_options()
-    with EmbeddedServer(demo_repository, arguments=options) as server, Prometheus(tmp_path, server) as prometheus:
+    with (
+        EmbeddedServer(demo_repository, arguments=options) as server,
+        Prometheus(tmp_path, server) as prometheus,
+        unsupervised(server),
+    ):
         triton_process(server, "tokenizer/1/model.py").kill()
         wait_until(lambda: health(server).returncode)
         assert urllib.request.urlopen(f"http://{server.http_url}/v2/health/ready").status == 200
@@ -116,19 +119,55 @@ def test_a_dead_tokenizer_behind_a_healthy_port(demo_repository, tmp_path):
         assert [alert["metric"]["model"] for alert in pending] == ["tokenizer"]
 
 
-def test_the_health_check_ends_a_server_whose_tokenizer_has_died(demo_repository):
+def test_a_dead_cross_encoder_is_unhealthy_under_load_and_the_check_ends_its_server(demo_repository):
+    # The dead process keeps the queue full, as an overload does.
+    with EmbeddedServer(demo_repository, exit_timeout_s=2) as server, contextlib.ExitStack() as callers:
+        triton = triton_process(server, "bin/tritonserver")
+        stop = f"--stop-pid={triton.pid}"
+        for _ in range(40):
+            callers.enter_context(load(server, timeout=2))
+        assert health(server, stop).returncode == 0  # busy
+        process = triton_process(server, "cross_encoder_0_0")
+        with unsupervised(server):
+            process.kill()
+            wait_until(lambda: process.status() == psutil.STATUS_ZOMBIE)
+            for _ in range(2):
+                assert health(server, "--timeout=3").returncode == 1
+            process_ended = health(server, stop)
+            assert (process_ended.returncode, "has died" in process_ended.stderr) == (1, True)
+            wait_until(lambda: triton.status() == psutil.STATUS_ZOMBIE)
+
+
+def test_the_check_does_not_end_the_server_of_a_paused_process(demo_repository):
+    # Triton answers "Stub process is not healthy" here too.
     with EmbeddedServer(demo_repository) as server:
-        pid = triton_process(server, "bin/tritonserver").pid
-        assert health(server, f"--stop-pid={pid}").returncode == 0
-        triton_process(server, "tokenizer/1/model.py").kill()
-        wait_until(lambda: health(server, f"--stop-pid={pid}").returncode)
-        wait_until(lambda: not psutil.pid_exists(pid))
+        triton = triton_process(server, "bin/tritonserver")
+        triton_process(server, "cross_encoder_0_0").suspend()
+        assert health(server, f"--stop-pid={triton.pid}", "--timeout=3").returncode == 1
+        assert health(server, f"--stop-pid={triton.pid}", "--timeout=3").returncode == 1
+        assert server.running
+        assert triton.is_running()
+        assert triton.status() != psutil.STATUS_ZOMBIE
+
+
+def test_a_dead_late_encoder_is_noticed_though_the_server_caches_vectors(colbert_repository):
+    with (
+        EmbeddedServer(colbert_repository, runtime="onnxruntime") as server,
+        RerankClient(server.grpc_url, "late_interaction", max_retries=0, timeout=10) as client,
+    ):
+        assert client.is_ready()
+        assert health(server).returncode == 0
+        with unsupervised(server):
+            triton_process(server, "late_encoder_0_0").kill()
+            wait_until(lambda: not client.is_ready())
+            assert health(server).returncode == 1
+            assert not client.is_ready()
 
 
 def test_an_ensemble_counts_a_failure_twice_and_hides_its_reason(demo_repository):
     # Why the rules look at the models inside it. Should a newer Triton differ, they can be simpler.
     failure = "nv_inference_request_failure"
-    with EmbeddedServer(demo_repository) as server:
+    with EmbeddedServer(demo_repository) as server, unsupervised(server):
         triton_process(server, "tokenizer/1/model.py").kill()
         with RerankClient(server.grpc_url, max_retries=0) as client, pytest.raises(RerankError, match="not healthy"):
             client.rerank("flu", ["Wash your hands often."])

@@ -1,10 +1,16 @@
-"""The laptop server: starts or says why not, stops in order, and never outlives whoever started it."""
+"""The laptop server: starts or reports why not, comes back after a crash, and never outlives its owner."""
 
+import contextlib
+import json
 import os
+import re
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
+import time
 import urllib.request
 from pathlib import Path
 
@@ -12,10 +18,15 @@ import psutil
 import pytest
 
 from conftest import lay_out
-from triton_rerank import RerankClient, ServerUnavailableError
+from support.monitors import wait_until
+from triton_rerank import RerankClient, RerankError, ServerUnavailableError
 from triton_rerank_build import EmbeddedServer, RepositoryError, ServerStartError
+from triton_rerank_build.serving import tritonserver
+from triton_rerank_build.serving.log import open_log
+from triton_rerank_build.support.files import cache_folder
 
 EXECUTABLE = Path(sys.executable).with_name("triton-rerank-build")
+FREE_PORTS = ["--grpc-port=0", "--http-port=0", "--metrics-port=0"]
 OWNER = """
 import sys, time
 from triton_rerank_build import EmbeddedServer
@@ -83,7 +94,7 @@ def test_no_orphan_when_the_supervisor_is_killed(demo_repository):
 def test_serve_prints_a_call_and_stops_clean_on_sigint_and_sigterm(demo_repository, tmp_path):
     for number in (signal.SIGINT, signal.SIGTERM):
         command = [EXECUTABLE, "serve", "--repository", demo_repository, "--log", tmp_path / "serve.log"]
-        command += ["--grpc-port", "0", "--http-port", "0", "--metrics-port", "0"]
+        command += FREE_PORTS
         serve = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         told = [serve.stdout.readline() for _ in range(5)]
         assert told[0].startswith("ready: gRPC 127.0.0.1:")
@@ -112,7 +123,7 @@ def test_a_second_start_of_the_same_object_is_refused_and_stop_is_final(demo_rep
 def test_a_taken_port_is_named(demo_repository):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(ServerStartError, match=f"port {port} on 127.0.0.1 can't be used"):
+        with pytest.raises(ServerStartError, match=rf"http port {port} on 127\.0\.0\.1 .* --http-port"):
             EmbeddedServer(demo_repository, http_port=port).start()
 
 
@@ -120,10 +131,10 @@ def test_nothing_installed_says_what_to_run(tmp_path):
     repository = lay_out(tmp_path / "repository", tmp_path / "nothing")
     with pytest.raises(RepositoryError, match="run `triton-rerank-build export CHECKPOINT"):
         EmbeddedServer(repository).start()
-    with pytest.raises(RepositoryError, match="is no reranker repository"):
+    with pytest.raises(RepositoryError, match="is not a reranker repository"):
         EmbeddedServer(tmp_path / "nothing").start()
     done = subprocess.run(
-        [EXECUTABLE, "serve", "--repository", repository], capture_output=True, text=True, check=False
+        [EXECUTABLE, "serve", "--repository", repository, *FREE_PORTS], capture_output=True, text=True, check=False
     )
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith("error: no checkpoint is installed")
@@ -188,14 +199,154 @@ def test_two_tokenizer_instances_give_the_same_scores(demo_artefacts, tmp_path, 
         assert len([p for p in here if str(repository / "tokenizer/1/model.py") in " ".join(p.cmdline())]) == 2
 
 
-def test_a_server_that_dies_is_noticed(demo_repository):
-    with EmbeddedServer(demo_repository) as server:
-        port = f"--grpc-port={server.grpc_url.rpartition(':')[2]}"
-        here = psutil.Process().children(recursive=True)
-        (triton,) = [p for p in here if p.name() == "tritonserver" and port in p.cmdline()]
+def triton_of(server):
+    (triton,) = [p for p in psutil.Process(server._supervisor.pid).children() if p.name() == "tritonserver"]
+    return triton
+
+
+def stub_of(server, instance):
+    (stub,) = [p for p in triton_of(server).children() if instance in p.cmdline()]
+    return stub
+
+
+def test_without_restart_a_server_that_dies_is_noticed(demo_repository):
+    with EmbeddedServer(demo_repository, restart=False) as server:
+        triton = triton_of(server)
         stubs = triton.children(recursive=True)
         assert len(stubs) == 2
-        triton.kill()
-        assert server.wait(30) is not None
+        triton.send_signal(signal.SIGSEGV)
+        assert server.wait(30) == 128 + signal.SIGSEGV
         assert not server.running
         assert gone(stubs)  # Triton's Python processes outlive a killed server by themselves
+        assert "signal 11 (SIGSEGV)" in server.reason
+        # The lines that end the process, and no line of the start.
+        assert server.log_tail().splitlines()[0] == "Signal (11) received."
+        assert "Started" not in server.log_tail()
+
+
+def send_chunks(url):
+    """A request of 3.6 MB, too many chunks for the stack of Triton 2.51."""
+    host, _, port = url.partition(":")
+    with socket.create_connection((host, int(port))) as connection:
+        head = "POST /v2/models/reranker/infer HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n"
+        with contextlib.suppress(ConnectionError):
+            connection.sendall(head.encode() + b"1\r\na\r\n" * 600_000 + b"0\r\n\r\n")
+
+
+def test_it_comes_back_after_a_crash_and_after_the_death_of_a_model_process(demo_repository, caplog):
+    with EmbeddedServer(demo_repository) as server, RerankClient(server.grpc_url, max_retries=0) as client:
+        for crash in (lambda: send_chunks(server.http_url), lambda: stub_of(server, "tokenizer_0_0").kill()):
+            before = triton_of(server)
+            crash()
+            wait_until(lambda before=before: gone([before], 0))
+            wait_until(lambda: client.is_ready(timeout=5))
+        assert server.running
+    restarts = [record.message for record in caplog.records if record.message.endswith("restarting the server")]
+    assert [message.partition(";")[0] for message in restarts] == [
+        "tritonserver was ended by signal 11 (SIGSEGV) (Signal (11) received.)",
+        "the Python process of tokenizer_0_0 has ended",
+    ]
+    assert any(record.message.startswith("ready again") for record in caplog.records)
+
+
+def test_a_model_process_paused_for_ten_seconds_does_not_end_the_server(demo_repository):
+    with EmbeddedServer(demo_repository) as server, RerankClient(server.grpc_url, max_retries=0, timeout=3) as client:
+        stub = stub_of(server, "cross_encoder_0_0")
+        stub.suspend()
+        resumed_at = time.monotonic() + 12
+        while time.monotonic() < resumed_at:  # Triton aborts when it has waited 10 s for a lock of the process
+            with pytest.raises(RerankError):
+                client.rerank("flu", ["Wash your hands often."])
+        with contextlib.suppress(psutil.NoSuchProcess):
+            stub.resume()
+        wait_until(lambda: client.is_ready(timeout=5))
+        assert server.running
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        pytest.param(lambda path: path.unlink(), "cross_encoder/1/model.onnx.data is missing", id="missing"),
+        pytest.param(lambda path: truncate(path, 1000), "model.onnx.data has 1000 bytes, the manifest says", id="cut"),
+        pytest.param(
+            lambda path: alter(path.with_name("model.onnx")), "model.onnx has sha256 .* the manifest says", id="altered"
+        ),
+    ],
+)
+def test_damaged_files_are_refused_before_the_start(demo_artefacts, tmp_path, damage, reason):
+    repository = lay_out(tmp_path / "repository", demo_artefacts)
+    damage(repository / "cross_encoder/1/model.onnx.data")
+    with pytest.raises(RepositoryError, match=reason):
+        EmbeddedServer(repository).start()
+    command = [EXECUTABLE, "serve", "--repository", repository]
+    done = subprocess.run([*command, *FREE_PORTS], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+
+
+def truncate(path, size):
+    """Replace the link by the first `size` bytes of its target."""
+    with path.open("rb") as file:
+        content = file.read(size)
+    path.unlink()
+    path.write_bytes(content)
+
+
+def alter(path):
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.unlink()
+    path.write_bytes(content)
+
+
+def test_one_ensemble_of_two_is_loaded_and_only_grpc_leaves_loopback(colbert_repository, demo_repository, tmp_path):
+    both = shutil.copytree(colbert_repository, tmp_path / "both")
+    shutil.copytree(demo_repository, both, dirs_exist_ok=True, symlinks=True)
+    (both / "late_encoder/1/model.onnx").unlink()  # not in the way of the other ensemble
+    with pytest.raises(RepositoryError, match=r"'nowhere' is not installed .*; installed: reranker, late_interaction"):
+        EmbeddedServer(both, model="nowhere").start()
+    command = [EXECUTABLE, "serve", "--repository", both, "--model", "reranker", "--host", "0.0.0.0", *FREE_PORTS]
+    cache = {"TRITON_RERANK_CACHE": str(tmp_path / "cache"), "RERANK_OPENVINO_CACHE": str(cache_folder() / "openvino")}
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | cache
+    ) as serve:
+        try:
+            urls = re.findall(r"127\.0\.0\.1:(\d+)", serve.stdout.readline())
+            grpc, http, metrics = map(int, urls)
+            models = f"http://127.0.0.1:{http}/v2/repository/index"
+            with urllib.request.urlopen(urllib.request.Request(models, method="POST")) as answer:
+                states = {model["name"]: model.get("state") for model in json.load(answer)}
+            assert {name for name, state in states.items() if state == "READY"} == {
+                "cross_encoder",
+                "reranker",
+                "tokenizer",
+            }
+            (triton,) = [p for p in psutil.Process(serve.pid).children(recursive=True) if p.name() == "tritonserver"]
+            listening = {c.laddr.port: c.laddr.ip for c in triton.net_connections("tcp") if c.status == "LISTEN"}
+            assert listening[grpc] in ("0.0.0.0", "::")
+            assert listening[http] == listening[metrics] == "127.0.0.1"
+        finally:
+            serve.send_signal(signal.SIGINT)
+        assert "gRPC on 0.0.0.0: Triton has no authentication" in serve.stderr.read()
+    # Each server has its own log.
+    assert [path.name for path in (tmp_path / "cache").glob("*.log")] == [f"server-{grpc}.log"]
+
+
+def test_two_servers_do_not_share_a_log(demo_repository, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    log = tmp_path / "server.log"
+    with open_log(log) as held:
+        held.write(b"the first server\n")
+        held.flush()
+        with pytest.raises(ServerStartError, match=r"another server writes to the log .*server\.log"):
+            EmbeddedServer(demo_repository, log=log).start()
+        assert log.read_text() == "the first server\n"
+    with pytest.raises(ServerStartError, match="can't be written"):
+        EmbeddedServer(demo_repository, log=tmp_path).start()
+    monkeypatch.setitem(tritonserver.RUNTIMES, "broken", ("openvino", ("--no-such-option",)))
+    with pytest.raises(ServerStartError, match="ended while starting"):
+        EmbeddedServer(demo_repository, runtime="broken").start()
+    monkeypatch.setattr(tritonserver, "BACKENDS", tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError):
+        EmbeddedServer(demo_repository).start()
+    assert not list((tmp_path / "temporary").iterdir())

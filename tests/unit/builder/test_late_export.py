@@ -21,7 +21,7 @@ from triton_rerank_build.late_interaction.model import load_encoder, make_batche
 from triton_rerank_build.late_interaction.repository import LateManifest, verify_late
 from triton_rerank_build.late_interaction.settings import make_row
 from triton_rerank_build.parity.compare import graph_logits
-from triton_rerank_build.serving.tritonserver import installed_ensembles, load_arguments
+from triton_rerank_build.serving.ensembles import installed_ensembles, load_arguments
 
 GOLDEN = json.loads((ROOT / "tests/support/late_golden.json").read_text())
 
@@ -143,7 +143,7 @@ def test_models_without_their_files_are_left_out(colbert_repository, demo_reposi
     shutil.copytree(demo_repository, both, dirs_exist_ok=True, symlinks=True)
     assert [layout.ensemble for layout in installed_ensembles(both)] == ["reranker", "late_interaction"]
     assert load_arguments(both, installed_ensembles(both)) == ()
-    (both / "cross_encoder/1/model.onnx").unlink()
+    (both / "cross_encoder/1/manifest.json").unlink()
     alone = installed_ensembles(both)
     assert [layout.ensemble for layout in alone] == ["late_interaction"]
     loaded = [argument.partition("=")[2] for argument in load_arguments(both, alone)]
