@@ -72,16 +72,16 @@ def _from_run(options: argparse.Namespace, files: Files) -> tuple[Collection, Ru
     missing = sum(query_id not in whole for query_id in queries)
     if missing == len(queries):
         raise InvalidRequestError(f"{options.run_file}: none of the {missing} judged queries is in the run")
+    candidates = {query_id: top(whole.get(query_id, {}), options.depth) for query_id in queries}
+    wanted = {doc_id for scores in candidates.values() for doc_id in scores}
+    collection = load_files(files, options.max_queries, wanted)
+    check_documents(collection.documents, candidates.items(), str(options.run_file))
     if missing:
         print(
             f"triton-rerank: {options.run_file}: {missing} of {len(queries)} judged queries are not in the run; "
             "they have no candidates and count 0",
             file=sys.stderr,
         )
-    candidates = {query_id: top(whole.get(query_id, {}), options.depth) for query_id in queries}
-    wanted = {doc_id for scores in candidates.values() for doc_id in scores}
-    collection = load_files(files, options.max_queries, wanted)
-    check_documents(collection.documents, candidates.items(), str(options.run_file))
     return collection, candidates
 
 

@@ -85,8 +85,8 @@ def _item(value: Any, line: Line) -> Item:  # noqa: ANN401  # a document or a pa
 def _values(lines: Iterator[Line]) -> Iterator[tuple[str | dict[str, Any], Line]]:
     """Yield each line as a JSON object or, if it is not one, as text.
 
-    A file is JSON lines if its suffix or its first line says so. There every line must be an object: broken JSON must
-    not be scored as text.
+    A file is JSON lines if its suffix is .jsonl or .json, or if its first line starts a JSON object. Then every line
+    must be an object: broken JSON must not be scored as text.
     """
     first = next(lines, None)
     if first is None:

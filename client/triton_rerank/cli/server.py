@@ -60,7 +60,7 @@ def _wait(options: argparse.Namespace) -> None:
     Each attempt has a client of its own, so that no backoff of an earlier connection delays it.
     """
     deadline = time.monotonic() + options.wait
-    told = False
+    reported = False
     while True:
         remaining_s = deadline - time.monotonic()
         try:
@@ -72,7 +72,7 @@ def _wait(options: argparse.Namespace) -> None:
         except RerankError as error:
             if deadline - time.monotonic() <= _PAUSE_S:
                 raise type(error)(f"not ready after {options.wait:g} s: {error}") from error
-            if not told and sys.stderr.isatty():
+            if not reported and sys.stderr.isatty():
                 print(f"waiting up to {options.wait:g} s: {error}", file=sys.stderr)
-                told = True
+                reported = True
         time.sleep(_PAUSE_S)

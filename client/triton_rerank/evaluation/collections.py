@@ -34,7 +34,7 @@ class Collection:
     candidates: dict[str, list[str]] | None = None
     """query_id -> the documents to rank, if the collection lists them."""
     complete: bool = True
-    """False if `documents` holds only the documents that were asked for."""
+    """False if `documents` holds only the documents in `wanted`."""
 
 
 @dataclass(frozen=True, slots=True)

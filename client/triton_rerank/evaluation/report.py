@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from math import ceil
 from statistics import fmean, median
 from typing import Any
 
@@ -38,16 +39,12 @@ class Comparison:
 
     def left_out(self) -> str:
         """Describe the judged queries that are not counted; empty if there are none."""
-        single = self.only_first + self.only_second
         parts = []
-        if single:
-            parts.append(
-                f"{single} judged queries are in one run only "
-                f"({self.only_first} in the first, {self.only_second} in the second)"
-            )
+        if single := self.only_first + self.only_second:
+            parts.append(f"{single} in one run only ({self.only_first} in the first, {self.only_second} in the second)")
         if self.neither:
-            parts.append(f"{self.neither} judged queries are in neither run")
-        return f"not counted: {'; '.join(parts)}" if parts else ""
+            parts.append(f"{self.neither} in neither run")
+        return f"judged queries that are not counted: {'; '.join(parts)}" if parts else ""
 
 
 def compare(names: Sequence[str], qrels: Qrels, first: Run, second: Run) -> Comparison:
@@ -142,9 +139,12 @@ class Evaluation:
         return sum(reranked.num_truncated for reranked in self.results)
 
     def query_s(self) -> dict[str, float]:
-        """Seconds of a query's call: mean, median, 95th percentile. Queries in flight together share the server."""
+        """Seconds of a query's call: mean, median, 95th percentile (nearest rank).
+
+        Queries in flight at the same time share the server.
+        """
         seconds = sorted(reranked.total_s for reranked in self.results)
-        return {"mean": fmean(seconds), "median": median(seconds), "p95": seconds[int(0.95 * (len(seconds) - 1))]}
+        return {"mean": fmean(seconds), "median": median(seconds), "p95": seconds[ceil(0.95 * len(seconds)) - 1]}
 
     def table(self) -> str:
         """The report, as printed."""
