@@ -64,7 +64,7 @@ def main() -> None:
         reranker.max_length = min(options.max_length, reranker.max_length)
     results = []
     for folder in options.beir:
-        collection = load_files(beir_files(folder, "test"), options.max_queries)
+        collection = load_files(beir_files(folder), options.max_queries)
         found = compare(rerankers, collection, options.depth, folder.name)
         results.append(found)
         print(f"{folder.name}, {len(collection.queries)} queries: {found}", flush=True)

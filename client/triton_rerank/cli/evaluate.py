@@ -1,37 +1,40 @@
-"""`triton-rerank eval`: does reranking put the right documents on top?"""
+"""`triton-rerank eval`: options, and the evaluation of one model."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
-from dataclasses import asdict
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from triton_rerank.cli.evaluate_models import run_models, run_plot
+from triton_rerank.cli.connection import connected
+from triton_rerank.cli.evaluate_models import run_models
+from triton_rerank.cli.evaluate_plot import run_plot
 from triton_rerank.cli.evaluate_runs import run_compare
+from triton_rerank.cli.output import progress
+from triton_rerank.cli.values import positive
 from triton_rerank.errors import InvalidRequestError
 
 if TYPE_CHECKING:
     from triton_rerank.client import RerankClient
-    from triton_rerank.evaluation.collections import Collection, Files
+    from triton_rerank.evaluation.collections import Collection
     from triton_rerank.evaluation.journal import Journal, Reranked
     from triton_rerank.evaluation.report import Evaluation
     from triton_rerank.evaluation.trec import Run
+    from triton_rerank.types import ModelInfo
 
-DESCRIPTION = "Rerank a first stage's candidates with the served model and measure what that changes."
+DESCRIPTION = "Rerank a first stage's candidates with the served model and measure both orders."
 
 _LONG = f"""\
 {DESCRIPTION}
 
-The collection: --beir DIR, or --queries, --corpus and --qrels, or --reranking FILE. The first stage: --run FILE,
-or BM25, which is built in (words; pairs of characters in Chinese, Japanese, Korean, Thai, Lao, Khmer, Burmese).
+The collection: --beir DIR, or --queries, --corpus and --qrels, or --reranking FILE. The first stage: --run FILE, or the
+built-in BM25 (words; character bigrams in Chinese, Japanese, Korean, Thai, Lao, Khmer, Burmese).
 """
 _EPILOG = """\
-layouts, known by the file's suffix (each also as .gz):
+layouts, selected by the file's suffix (each also as .gz):
   queries   .jsonl: "_id", "text"              other: id TAB text
   corpus    .jsonl: "_id" or "docid", "title", "text"   other: id TAB text; several files may be given
   qrels     query 0 document relevance         or BEIR's query document relevance
@@ -48,184 +51,148 @@ examples:
   triton-rerank eval --beir scifact --model reranker --model late_interaction --out results/scifact
   triton-rerank eval --plot scifact.svg results/scifact/models.json
 
---out keeps every query as it is done: run the same command again after a break, and it goes on.
+--out keeps each query when it completes: after an interruption the same command resumes.
 """
 
 
-def add_arguments(parser: argparse.ArgumentParser, connect: Callable[[argparse.Namespace], RerankClient]) -> None:
-    """Give the command its options.
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `eval`.
 
     Args:
-        parser: The command's own, which has the server's options.
-        connect: Makes a client of these.
+        parser: The command's parser, which has the server's options.
     """
     parser.description, parser.epilog = _LONG, _EPILOG
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.set_defaults(connect=connect)
     data = parser.add_argument_group("collection")
     data.add_argument("--beir", type=Path, metavar="DIR", help="folder with corpus.jsonl, queries.jsonl, qrels")
-    data.add_argument("--split", default="test", help="which qrels/SPLIT.tsv of --beir (%(default)s)")
+    data.add_argument("--split", help="use qrels/SPLIT.tsv of --beir (test, or qrels.tsv if there are no splits)")
     data.add_argument("--queries", type=Path, metavar="FILE")
     data.add_argument("--corpus", type=Path, metavar="FILE", nargs="+")
     data.add_argument("--qrels", type=Path, metavar="FILE")
     data.add_argument("--reranking", type=Path, metavar="FILE", help="queries with their own documents, as in C-MTEB")
     data.add_argument(
-        "--max-queries", type=_positive, metavar="N", help="a sample of N judged queries, the same each time (all)"
+        "--max-queries", type=positive, metavar="N", help="a sample of N judged queries, the same each time (all)"
     )
     first = parser.add_argument_group("first stage")
     first.add_argument("--run", type=Path, metavar="FILE", dest="run_file", help="a run to rerank (BM25)")
     first.add_argument(
         "--depth",
-        type=_positive,
+        type=positive,
         default=100,
         metavar="N",
-        help="candidates of a query (%(default)s; --reranking: all)",
+        help="candidates per query (%(default)s; --reranking: all)",
     )
     parser.add_argument(
-        "--measures", nargs="+", metavar="MEASURE", help="as ir_measures writes them (nDCG@10 RR@10 R@100 AP Success@1)"
+        "--measures", nargs="+", metavar="MEASURE", help="in ir_measures' notation (nDCG@10 RR@10 R@100 AP Success@1)"
     )
-    parser.add_argument("--max-length", type=_positive, metavar="TOKENS", help="of a pair (the server's default)")
+    parser.add_argument("--max-length", type=positive, metavar="TOKENS", help="of a pair (the server's default)")
     parser.add_argument(
-        "--concurrency", type=_positive, default=4, metavar="N", help="queries under way at once (%(default)s)"
+        "--concurrency", type=positive, default=4, metavar="N", help="queries in flight at once (%(default)s)"
     )
-    parser.add_argument("--baseline", type=Path, metavar="RUN", help="test against this run, too")
+    parser.add_argument("--baseline", type=Path, metavar="RUN", help="compare with this run, too")
     parser.add_argument(
-        "--compare", type=Path, nargs=2, metavar="RUN", help="hold two runs against each other; asks no server"
+        "--compare", type=Path, nargs=2, metavar="RUN", help="compare two runs on the queries of both; needs no server"
     )
     parser.add_argument(
         "--plot",
         type=Path,
         nargs="+",
         metavar="FILE",
-        help="draw the first measure: the figure to write, then models.json files; asks no server",
+        help="draw the first measure: the figure to write, then models.json or result.json files; needs no server",
     )
     parser.add_argument("--out", type=Path, metavar="DIR", help="keep runs, result.json, report.txt and scores here")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
 def run(options: argparse.Namespace) -> int:
-    """Evaluate, or compare two runs."""
-    from triton_rerank.evaluation.measures import DEFAULT_MEASURES, check_measures
+    """Run `eval`."""
+    from triton_rerank.cli.candidates import check_inputs, load
+    from triton_rerank.evaluation.files import output_folder
+    from triton_rerank.evaluation.measures import check_measures, default_measures
 
-    options.measures = check_measures(options.measures or DEFAULT_MEASURES)
+    _check(options)
+    without_depth = options.compare or options.plot or options.reranking
+    names = options.measures or default_measures(None if without_depth else options.depth)
+    options.measures = check_measures(names)
     options.model = options.model or ["reranker"]
     if options.compare:
         return run_compare(options)
     if options.plot:
         return run_plot(options)
-    collection, first_stage, depth = _prepare(options)
-    if options.out:
-        options.out.mkdir(parents=True, exist_ok=True)
+    files = check_inputs(options)
+    with ExitStack() as stack:
+        if options.out:  # before any work, so that a folder in use or read-only is reported at once
+            stack.enter_context(output_folder(options.out))
+        collection, first_stage, depth = load(options, files)
 
-    def rerank(options: argparse.Namespace) -> tuple[dict[str, Any], list[Reranked]]:
-        with options.connect(options) as client:
-            model = _model_fields(client)
-            with _journal(options, model) if options.out else nullcontext() as journal:
-                return model, _rerank(client, collection, first_stage, options, journal)
+        def rerank(options: argparse.Namespace) -> tuple[ModelInfo, list[Reranked]]:
+            with connected(options) as client:
+                info = client.model_info()
+                with _journal(options, info) if options.out else nullcontext() as journal:
+                    return info, _rerank(client, collection, first_stage, options, journal)
 
-    if len(options.model) > 1:
-        return run_models(options, collection, first_stage, depth, rerank)
-    model, results = rerank(options)
-    _report(options, collection, first_stage, results, depth, model)
+        if len(options.model) > 1:
+            return run_models(options, collection, first_stage, depth, rerank)
+        info, results = rerank(options)
+        _report(options, collection, first_stage, results, depth, info)
     return 0
 
 
-def _prepare(options: argparse.Namespace) -> tuple[Collection, Run, int | None]:
-    """The collection, the candidates of each query, and how many of them were taken at most."""
-    from triton_rerank.evaluation.collections import check_documents, load_files, load_queries, load_reranking
-    from triton_rerank.evaluation.trec import read_qrels, read_run, top
-
-    if options.reranking:
-        if options.beir or options.queries or options.corpus or options.qrels or options.run_file:
-            raise InvalidRequestError("--reranking brings queries, documents and judgements; give it alone")
-        collection = load_reranking(options.reranking, options.max_queries)
-        return collection, _bm25(collection, None), None
-    files = _files(options)
-    if options.run_file is None:
-        collection = load_files(files, options.max_queries)
-        return collection, _bm25(collection, options.depth), options.depth
-    queries, _ = load_queries(files.queries, read_qrels(files.qrels), options.max_queries)
-    whole = read_run(options.run_file)
-    candidates = {query_id: top(whole.get(query_id, {}), options.depth) for query_id in queries}
-    wanted = {doc_id for scores in candidates.values() for doc_id in scores}
-    collection = load_files(files, options.max_queries, wanted)
-    check_documents(collection.documents, candidates.items(), str(options.run_file))
-    return collection, candidates, options.depth
+def _check(options: argparse.Namespace) -> None:
+    """Refuse options that would be ignored."""
+    if options.split and not options.beir:
+        raise InvalidRequestError("--split selects a file of --beir DIR; give both, or name the file with --qrels")
+    mode = "--compare" if options.compare else "--plot" if options.plot else None
+    if mode is None:
+        return
+    if options.compare and options.plot:
+        raise InvalidRequestError("--compare and --plot are separate commands; give one of them")
+    unused = {"--run": options.run_file, "--baseline": options.baseline, "--out": options.out}
+    given = [name for name, value in unused.items() if value]
+    if given:
+        raise InvalidRequestError(f"{given[0]} has no effect with {mode}; leave it out")
 
 
-def _files(options: argparse.Namespace) -> Files:
-    from triton_rerank.evaluation.collections import Files, beir_files
-
-    if options.beir:
-        if options.queries or options.corpus or options.qrels:
-            raise InvalidRequestError("give --beir, or --queries with --corpus and --qrels, not both")
-        return beir_files(options.beir, options.split)
-    missing = [name for name in ("queries", "corpus", "qrels") if not getattr(options, name)]
-    if missing:
-        raise InvalidRequestError(
-            f"--{missing[0]} is missing; give --beir DIR, or --queries, --corpus and --qrels, or --reranking FILE"
-        )
-    return Files(options.queries, tuple(options.corpus), options.qrels)
-
-
-def _bm25(collection: Collection, depth: int | None) -> Run:
-    from triton_rerank.evaluation.bm25 import Bm25
-
-    with _bar(len(collection.documents), "indexing", "documents") as advance:
-        index = Bm25(collection.documents, advance)
-    found: Run = {}
-    with _bar(len(collection.queries), "BM25", "queries") as advance:
-        for query_id, text in collection.queries.items():
-            if collection.candidates is not None:
-                found[query_id] = index.score(text, collection.candidates[query_id])
-            else:
-                found[query_id] = index.search(text, depth or len(collection.documents))
-            advance()
-    return found
-
-
-def _model_fields(client: RerankClient) -> dict[str, Any]:
-    info = asdict(client.model_info())
-    return {name: info[name] for name in ("model", "checkpoint", "revision", "precision", "runtime")}
-
-
-def _journal(options: argparse.Namespace, model: dict[str, Any]) -> Journal:
+def _journal(options: argparse.Namespace, info: ModelInfo) -> Journal:
     from triton_rerank.evaluation.journal import Journal
+    from triton_rerank.evaluation.report import model_fields
 
     given = [options.reranking] if options.reranking else [options.beir or options.queries, *(options.corpus or ())]
     collection = [str(path.resolve()) for path in given]
-    settings = {"collection": collection, "max_length": options.max_length, **model}
+    settings = {"collection": collection, "max_length": options.max_length, **model_fields(info)}
     return Journal(options.out / "scores.jsonl", settings)
 
 
 def _rerank(
     client: RerankClient, collection: Collection, first_stage: Run, options: argparse.Namespace, journal: Journal | None
 ) -> list[Reranked]:
-    from triton_rerank.evaluation.rerank import rerank_queries
+    from triton_rerank.evaluation.rerank import Inputs, rerank_queries
 
-    # Scores count only for the very candidates that are asked for now: --depth and --run may have changed.
-    kept = journal.done if journal else {}
-    done = {
-        query_id: kept[query_id]
-        for query_id, scores in first_stage.items()
-        if query_id in kept and kept[query_id].scores.keys() == scores.keys()
-    }
-    with _bar(len(collection.queries), "reranking", "queries", len(done)) as advance:
+    # Other candidates (--depth, --run) and edited texts are scored again.
+    done = Inputs(collection, first_stage).unchanged(journal.done) if journal else {}
+    completed, total = len(done), len(collection.queries)
+    with progress("reranking", total, "queries", completed) as advance:
 
         def keep(reranked: Reranked) -> None:
+            nonlocal completed
             if journal:
                 journal.append(reranked)
+            completed += 1
             advance()
 
-        results = rerank_queries(
-            client,
-            collection,
-            first_stage,
-            done=done,
-            keep=keep,
-            concurrency=options.concurrency,
-            max_length=options.max_length,
-        )
+        try:
+            results = rerank_queries(
+                client,
+                collection,
+                first_stage,
+                done=done,
+                keep=keep,
+                concurrency=options.concurrency,
+                max_length=options.max_length,
+            )
+        except KeyboardInterrupt:
+            kept = "the same command resumes" if journal else "nothing was kept; --out DIR keeps completed queries"
+            raise KeyboardInterrupt(f"interrupted after {completed} of {total} queries; {kept}") from None
     return list(results.values())
 
 
@@ -235,44 +202,38 @@ def _report(
     first_stage: Run,
     results: list[Reranked],
     depth: int | None,
-    model: dict[str, Any],
+    info: ModelInfo,
 ) -> None:
-    from triton_rerank.evaluation.report import evaluate
+    from triton_rerank.evaluation.pool import pool_of
+    from triton_rerank.evaluation.report import evaluate, model_fields
     from triton_rerank.evaluation.trec import read_run
 
     baseline = read_run(options.baseline) if options.baseline else None
     evaluation = evaluate(
-        options.measures, collection.qrels, first_stage, results, baseline=baseline, depth=depth, model=model
+        options.measures,
+        collection.qrels,
+        first_stage,
+        results,
+        baseline=baseline,
+        depth=depth,
+        model=model_fields(info),
+        pool=pool_of(collection, first_stage),
+        logit_scale=info.logit_scale,
     )
+    if evaluation.baseline is not None and (left_out := evaluation.baseline.left_out()):
+        print(f"triton-rerank: --baseline {options.baseline}, {left_out}", file=sys.stderr)
     if options.out:
         _write(options.out, evaluation, first_stage)
     print(json.dumps(evaluation.summary(), ensure_ascii=False, indent=2) if options.json else evaluation.table())
 
 
 def _write(folder: Path, evaluation: Evaluation, first_stage: Run) -> None:
+    from triton_rerank.evaluation.files import write_text
     from triton_rerank.evaluation.rerank import as_run
     from triton_rerank.evaluation.trec import write_run
 
     write_run(folder / "first_stage.trec", first_stage, "first_stage")
     write_run(folder / "reranked.trec", as_run(evaluation.results), "reranked")
     whole = evaluation.summary() | {"per_query": evaluation.per_query()}
-    (folder / "result.json").write_text(json.dumps(whole, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
-    (folder / "report.txt").write_text(evaluation.table() + "\n", encoding="utf-8")
-
-
-@contextmanager
-def _bar(total: int, title: str, unit: str, done: int = 0) -> Iterator[Callable[[], None]]:
-    """A progress bar on stderr, where that is a terminal."""
-    from triton_rerank.evaluation.extras import require
-
-    with require("tqdm").tqdm(
-        total=total, initial=done, desc=title, unit=f" {unit}", disable=None, file=sys.stderr, leave=False
-    ) as bar:
-        yield bar.update
-
-
-def _positive(value: str) -> int:
-    number = int(value)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{value} is not 1 or more")
-    return number
+    write_text(folder / "result.json", json.dumps(whole, ensure_ascii=False, indent=2) + "\n")
+    write_text(folder / "report.txt", evaluation.table() + "\n")

@@ -1,6 +1,6 @@
 """Evaluation of rerankers: test collections, TREC files, a BM25 first stage, measures, reports.
 
-What is listed here is public. The libraries of the extra `eval` are imported on first use.
+The names in `__all__` are public. The libraries of the extra `eval` are imported on first use.
 """
 
 from triton_rerank.evaluation.bm25 import Bm25
@@ -8,6 +8,7 @@ from triton_rerank.evaluation.collections import Collection, Files, beir_files, 
 from triton_rerank.evaluation.journal import Journal, Reranked
 from triton_rerank.evaluation.lines import Line, read_lines
 from triton_rerank.evaluation.measures import Difference, Measured, check_measures, difference, measure
+from triton_rerank.evaluation.pool import Pool, pool_of
 from triton_rerank.evaluation.report import Evaluation, compare, evaluate
 from triton_rerank.evaluation.trec import Qrels, Run, fuse, ranked, read_qrels, read_run, write_run
 
@@ -20,6 +21,7 @@ __all__ = [
     "Journal",
     "Line",
     "Measured",
+    "Pool",
     "Qrels",
     "Reranked",
     "Run",
@@ -32,6 +34,7 @@ __all__ = [
     "load_files",
     "load_reranking",
     "measure",
+    "pool_of",
     "ranked",
     "read_lines",
     "read_qrels",

@@ -1,9 +1,9 @@
-"""BM25, the first stage that needs no model, for texts in any script.
+"""BM25 first stage for texts in any script.
 
-Words are what Unicode calls letters, digits and marks, after NFKC and case folding; Arabic vowel signs are
-dropped. Scripts that put no blanks between words (Chinese, Japanese, Thai, Lao, Khmer, Burmese), and Korean,
-whose endings stick to the words, are cut into overlapping pairs of characters, as Lucene's CJK analyzer does.
-No stop words, no stemming. k1 = 0.9 and b = 0.4, as in BEIR's published figures.
+A word is a sequence of Unicode letters, digits and marks, after NFKC and case folding; Arabic vowel signs are removed.
+Scripts without blanks between words (Chinese, Japanese, Thai, Lao, Khmer, Burmese), and Korean, which attaches endings
+to words, are cut into overlapping character bigrams, as Lucene's CJK analyzer does. No stop words, no stemming.
+k1 = 0.9 and b = 0.4, as in BEIR's published figures.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _ARABIC_SIGNS = re.compile("[\u0610-\u061a\u0640\u064b-\u065f\u0670]")
 
 @lru_cache(maxsize=1)
 def _words() -> re.Pattern[str]:
-    # Python's \w has no combining marks, without which the words of Indic scripts and Thai fall to pieces.
+    # Python's \w excludes combining marks, which would split the words of Indic scripts and Thai.
     marks = "".join(
         character for character in map(chr, range(sys.maxunicode + 1)) if unicodedata.category(character)[0] == "M"
     )
@@ -43,7 +43,7 @@ def _words() -> re.Pattern[str]:
 
 
 def tokenize(text: str) -> list[str]:
-    """The words of a text; pairs of characters in scripts without blanks."""
+    """The words of a text; character bigrams in scripts without blanks."""
     text = _ARABIC_SIGNS.sub("", unicodedata.normalize("NFKC", text).casefold())
     return list(_tokens(text))
 
@@ -64,11 +64,11 @@ def _is_unspaced() -> re.Pattern[str]:
 
 
 class Bm25:
-    """An index of documents.
+    """A BM25 index.
 
     Args:
         documents: doc_id -> text.
-        progress: Called after each document is read.
+        progress: Called after each document.
 
     Raises:
         RerankError: The extra `eval` is not installed.
@@ -76,13 +76,13 @@ class Bm25:
 
     def __init__(self, documents: Mapping[str, str], progress: Callable[[], object] | None = None) -> None:
         bm25s = require("bm25s")
-        logging.getLogger("bm25s").setLevel(logging.WARNING)  # it sets itself to say every step
+        logging.getLogger("bm25s").setLevel(logging.WARNING)  # bm25s logs every step at DEBUG
         self._doc_ids = list(documents)
-        self._places = {doc_id: place for place, doc_id in enumerate(self._doc_ids)}
+        self._indices = {doc_id: index for index, doc_id in enumerate(self._doc_ids)}
         self._vocabulary: dict[str, int] = {}
         rows = []
         for text in documents.values():
-            # Arrays: lists of Python's numbers take three times the memory, which counts at millions of documents.
+            # A list of Python ints takes three times the memory of an array.
             vocabulary = self._vocabulary
             rows.append(array("i", (vocabulary.setdefault(word, len(vocabulary)) for word in tokenize(text))))
             if progress is not None:
@@ -93,25 +93,25 @@ class Bm25:
             self._index.index(tokenized, create_empty_token=False, show_progress=False)
 
     def search(self, query: str, depth: int) -> Scores:
-        """The best `depth` documents that share a word with the query."""
+        """The best `depth` of the documents that share a word with the query."""
         scores = self._scores(query)
         if scores is None:
             return {}
         found = (scores > 0).nonzero()[0]
-        if len(found) > depth:  # sort no more than can be returned
+        if len(found) > depth:  # sort only what can be returned
             values = scores[found]
             values.partition(len(values) - depth)
             found = (scores >= values[-depth]).nonzero()[0]
-        # The order of equal scores must be that of the measures: by id.
-        best = sorted(found.tolist(), key=lambda place: (scores[place], self._doc_ids[place]), reverse=True)
-        return {self._doc_ids[place]: float(scores[place]) for place in best[:depth]}
+        # Equal scores are ordered by id, as in `trec.ranked`.
+        best = sorted(found.tolist(), key=lambda index: (scores[index], self._doc_ids[index]), reverse=True)
+        return {self._doc_ids[index]: float(scores[index]) for index in best[:depth]}
 
     def score(self, query: str, doc_ids: Iterable[str]) -> Scores:
-        """The scores of given documents; 0 for those that share no word with the query."""
+        """The scores of the given documents; 0 for a document that shares no word with the query."""
         scores = self._scores(query)
         if scores is None:
             return dict.fromkeys(doc_ids, 0.0)
-        return {doc_id: float(scores[self._places[doc_id]]) for doc_id in doc_ids}
+        return {doc_id: float(scores[self._indices[doc_id]]) for doc_id in doc_ids}
 
     def _scores(self, query: str) -> Any:  # noqa: ANN401  # bm25s ships no types; [num_documents] float32
         words = [word for word in tokenize(query) if word in self._vocabulary]

@@ -1,4 +1,4 @@
-"""Test collections in the layouts they are published in, as one value: queries, documents, judgements.
+"""Test collections (queries, documents, judgements) in the layouts in which they are published.
 
 | layout | queries | documents | judgements |
 |---|---|---|---|
@@ -23,56 +23,82 @@ from triton_rerank.evaluation.trec import Qrels, read_qrels
 
 @dataclass(frozen=True, slots=True)
 class Collection:
-    """What a ranking is judged on."""
+    """Queries, documents and judgements in memory."""
 
     queries: dict[str, str]
-    """query_id -> text, the judged queries alone."""
+    """query_id -> text; judged queries only."""
     documents: dict[str, str]
-    """doc_id -> text, the title before it."""
+    """doc_id -> text, which starts with the title."""
     qrels: Qrels
-    """Of exactly these queries."""
+    """Judgements of exactly these queries."""
     candidates: dict[str, list[str]] | None = None
-    """query_id -> the documents to rank, where the collection lists them."""
+    """query_id -> the documents to rank, if the collection lists them."""
+    complete: bool = True
+    """False if `documents` holds only the documents in `wanted`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Files:
-    """Where a collection lies."""
+    """Paths of a collection's files."""
 
     queries: Path
     corpus: tuple[Path, ...]
     qrels: Path
 
 
-def beir_files(folder: Path, split: str) -> Files:
+def beir_files(folder: Path, split: str | None = None) -> Files:
     """The files of a BEIR folder.
 
+    Args:
+        folder: Holds corpus.jsonl, queries.jsonl (or .jsonl.gz) and the judgements.
+        split: Use qrels/SPLIT.tsv. None: qrels/test.tsv, or qrels.tsv if that does not exist.
+
     Raises:
-        InvalidRequestError: One is missing.
+        InvalidRequestError: The folder or a file does not exist.
     """
-    qrels = next((path for path in (folder / "qrels" / f"{split}.tsv", folder / "qrels.tsv") if path.is_file()), None)
-    if qrels is None:
-        raise InvalidRequestError(f"{folder}: neither qrels/{split}.tsv nor qrels.tsv; name another --split")
+    if not folder.is_dir():
+        raise InvalidRequestError(f"{folder}: no such folder")
     found = {}
     for name in ("queries", "corpus"):
         paths = [path for path in (folder / f"{name}.jsonl", folder / f"{name}.jsonl.gz") if path.is_file()]
         if not paths:
             raise InvalidRequestError(f"{folder}: no {name}.jsonl; a BEIR folder has corpus.jsonl and queries.jsonl")
         found[name] = paths[0]
-    return Files(found["queries"], (found["corpus"],), qrels)
+    return Files(found["queries"], (found["corpus"],), _beir_qrels(folder, split))
+
+
+def _beir_qrels(folder: Path, split: str | None) -> Path:
+    splits = sorted(path.stem for path in (folder / "qrels").glob("*.tsv"))
+    choice = f"name a --split that exists: {', '.join(splits)}" if splits else "the folder has no qrels/SPLIT.tsv"
+    single = folder / "qrels.tsv"
+    if split is None:
+        qrels = next((path for path in (folder / "qrels" / "test.tsv", single) if path.is_file()), None)
+        if qrels is None:
+            raise InvalidRequestError(f"{folder}: neither qrels/test.tsv nor qrels.tsv exists; {choice}")
+        return qrels
+    qrels = folder / "qrels" / f"{split}.tsv"
+    if not qrels.is_file():
+        remedy = "leave out --split to use qrels.tsv" if single.is_file() else choice
+        raise InvalidRequestError(f"{folder}: qrels/{split}.tsv does not exist; {remedy}")
+    return qrels
 
 
 def load_queries(path: Path, qrels: Qrels, max_queries: int | None) -> tuple[dict[str, str], Qrels]:
-    """The judged queries in the order of the file, or a sample of `max_queries` of them, and their judgements.
+    """The judged queries in the order of the file, and their judgements.
+
+    Args:
+        path: File of queries.
+        qrels: All judgements.
+        max_queries: Take a sample of this size; all judged queries if None.
 
     Raises:
-        InvalidRequestError: A line is bad, or a judged query is not in the file.
+        InvalidRequestError: A line is invalid, or a judged query is not in the file.
     """
     texts = read_queries(path)
     missing = [query_id for query_id in qrels if query_id not in texts]
     if missing:
         raise InvalidRequestError(
-            f"{path}: lacks {len(missing)} of {len(qrels)} judged queries, the first is {missing[0]}"
+            f"{path}: {len(missing)} of {len(qrels)} judged queries are missing, the first is {missing[0]}"
         )
     sampled = sample((query_id for query_id in texts if query_id in qrels), max_queries)
     chosen = {query_id: text for query_id, text in texts.items() if query_id in sampled}
@@ -80,18 +106,19 @@ def load_queries(path: Path, qrels: Qrels, max_queries: int | None) -> tuple[dic
 
 
 def sample(query_ids: Iterable[str], count: int | None) -> set[str]:
-    """`count` of the ids, the same ones each time; all if None.
+    """A deterministic sample of `count` ids; all if None.
 
-    Not the first ones: neighbours in a file often share a document. A larger sample holds every smaller one.
+    The order is that of a digest, because neighbours in a file often share a document. A larger sample contains every
+    smaller one.
     """
     return set(sorted(query_ids, key=lambda query_id: (_digest(query_id), query_id))[:count])
 
 
 def read_queries(path: Path) -> dict[str, str]:
-    """query_id -> text, from JSON lines or from id TAB text.
+    """Read query_id -> text from JSON lines or from id TAB text.
 
     Raises:
-        InvalidRequestError: A line is bad, a query is empty or comes twice.
+        InvalidRequestError: A line is invalid, a query is empty, or an id occurs twice.
     """
     texts: dict[str, str] = {}
     for line in read_lines(path):
@@ -107,14 +134,14 @@ def read_queries(path: Path) -> dict[str, str]:
 
 
 def read_corpus(paths: Sequence[Path], wanted: Container[str] | None = None) -> dict[str, str]:
-    """doc_id -> text, from JSON lines or from id TAB text; the title and a blank stand before the text.
+    """Read doc_id -> text from JSON lines or from id TAB text. The text starts with the title and a blank.
 
     Args:
-        paths: Of one file, or of the parts of a large corpus.
+        paths: One file, or the parts of a large corpus.
         wanted: Ids to keep, so that a large corpus need not fit into memory; all if None.
 
     Raises:
-        InvalidRequestError: A line is bad, or an id comes twice.
+        InvalidRequestError: A line is invalid, or an id occurs twice.
     """
     documents: dict[str, str] = {}
     for path in paths:
@@ -132,28 +159,28 @@ def read_corpus(paths: Sequence[Path], wanted: Container[str] | None = None) -> 
 
 
 def load_files(files: Files, max_queries: int | None, wanted: Container[str] | None = None) -> Collection:
-    """A collection of three kinds of files.
+    """Read a collection from files of queries, documents and judgements.
 
     Args:
-        files: Where they are.
-        max_queries: Take a sample of so many judged queries; all if None.
+        files: Their paths.
+        max_queries: Take a sample of this many judged queries; all if None.
         wanted: Ids of documents to keep; all if None.
 
     Raises:
-        InvalidRequestError: A line is bad, or the files do not fit together.
+        InvalidRequestError: A line is invalid, or the files do not fit together.
     """
     queries, qrels = load_queries(files.queries, read_qrels(files.qrels), max_queries)
-    return Collection(queries, read_corpus(files.corpus, wanted), qrels)
+    return Collection(queries, read_corpus(files.corpus, wanted), qrels, complete=wanted is None)
 
 
 def load_reranking(path: Path, max_queries: int | None) -> Collection:
-    """C-MTEB's reranking sets: each query with its own documents, relevant ones and others.
+    """Read a C-MTEB reranking set: each query lists its relevant and its other documents.
 
-    Queries without a relevant or without another document are passed over, as MTEB does. Documents are named by
-    a digest of their text, so that no order of the file can leak into ties.
+    Queries that lack either kind are skipped, as MTEB does. A document's id is a digest of its text, so that ties do
+    not depend on the order of the file.
 
     Raises:
-        InvalidRequestError: A line is bad.
+        InvalidRequestError: A line is invalid, or no query has both kinds of documents.
     """
     queries: dict[str, str] = {}
     documents: dict[str, str] = {}
@@ -175,17 +202,15 @@ def load_reranking(path: Path, max_queries: int | None) -> Collection:
 
 
 def check_documents(documents: Container[str], candidates: Iterable[tuple[str, Iterable[str]]], source: str) -> None:
-    """See that every candidate has a text.
+    """Check that every candidate has a text.
 
     Raises:
-        InvalidRequestError: One has none.
+        InvalidRequestError: A candidate is not in the corpus.
     """
     for query_id, doc_ids in candidates:
         for doc_id in doc_ids:
             if doc_id not in documents:
-                raise InvalidRequestError(
-                    f"{source}: names document {doc_id} for query {query_id}, which the corpus does not hold"
-                )
+                raise InvalidRequestError(f"{source}: document {doc_id} of query {query_id} is not in the corpus")
 
 
 def _usable(path: Path) -> Iterator[str]:
@@ -206,15 +231,15 @@ def _texts(line: Line, fields: dict[str, Any], name: str) -> list[str]:
 def _tab_columns(line: Line) -> tuple[str, str]:
     key, tab, text = line.text.partition("\t")
     if not tab:
-        raise line.error("no tab between id and text")
+        raise line.error("no tab between id and text; expected id TAB text")
     return key.strip(), text
 
 
 def _add(texts: dict[str, str], key: str, text: str, line: Line) -> None:
     if key in texts:
-        raise line.error(f"id {key} a second time")
+        raise line.error(f"id {key} occurs a second time")
     if not key or len(key.split()) > 1:
-        raise line.error(f"id {key!r} is empty or has a blank in it, which TREC files cannot hold")
+        raise line.error(f"id {key!r} is empty or contains whitespace, which TREC files cannot represent")
     texts[key] = text
 
 

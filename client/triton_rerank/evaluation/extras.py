@@ -1,4 +1,4 @@
-"""The libraries of the extra `eval`, imported where they are used."""
+"""Imports of the libraries in the extra `eval`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def require(module: str) -> Any:  # noqa: ANN401  # these libraries ship no type
     """Import a library of the extra `eval`.
 
     Raises:
-        RerankError: It is not installed; the message holds the pip command.
+        RerankError: The library is not installed; the message holds the pip command.
     """
     try:
         return import_module(module)

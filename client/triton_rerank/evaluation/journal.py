@@ -1,21 +1,24 @@
-"""Reranked queries on disk, a line each as they are done, so that a broken-off evaluation goes on."""
+"""A journal of reranked queries, one JSON line per query, from which an interrupted evaluation resumes."""
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
+from typing import Any
 
 from triton_rerank.errors import InvalidRequestError
+from triton_rerank.evaluation.files import lock, naming, sync_folder
 from triton_rerank.evaluation.trec import Scores
 
 
 @dataclass(frozen=True, slots=True)
 class Reranked:
-    """One query's candidates, scored by the model."""
+    """The scores of one query's candidates."""
 
     query_id: str
     scores: Scores
@@ -23,36 +26,47 @@ class Reranked:
     total_s: float
     num_tokens: int
     num_truncated: int
+    input_digest: str = ""
+    """Digest of the query and of the documents that were scored; empty in journals of release 0.1.0."""
 
 
 class Journal:
-    """A file of JSON lines: the settings first, then one `Reranked` a line.
+    """A file of JSON lines: the settings first, then one `Reranked` per line. The file is locked until `close`.
 
     Args:
-        path: The file; what it holds of the same settings is taken over.
-        settings: What the scores depend on.
+        path: The file; entries with the same settings are read into `done`.
+        settings: What the scores depend on, apart from the texts.
 
     Raises:
-        InvalidRequestError: The file was written with other settings, or a line in the middle is damaged.
+        InvalidRequestError: The file has other settings, a line before the last is damaged, or another process
+            has the file open.
+        OSError: The file cannot be written; the error names it.
     """
 
     def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:
         self.done: dict[str, Reranked] = {}
         self._path = path
-        whole = self._read(dict(settings)) if path.exists() else 0
-        self._file: IO[bytes] = path.open("r+b" if path.exists() else "wb")
-        self._file.truncate(whole)  # a line that a kill has cut
-        self._file.seek(whole)
-        if not whole:
-            self._write({"settings": dict(settings)})
+        self._file = path.open("a+b")  # append mode creates the file and never truncates it
+        try:
+            lock(self._file, path)
+            complete = self._read(dict(settings))
+            self._file.truncate(complete)  # remove a last line that is incomplete
+            if not complete:
+                self._write({"settings": dict(settings)})
+                sync_folder(path.parent)
+        except BaseException:
+            with suppress(OSError):  # closing writes the rest of the buffer
+                self._file.close()
+            raise
 
     def append(self, reranked: Reranked) -> None:
-        """Keep one more query; it is on disk when this returns."""
+        """Add a query; it survives a power loss when this returns."""
         self._write(asdict(reranked))
 
     def close(self) -> None:
-        """Close the file."""
-        self._file.close()
+        """Close the file, which releases its lock."""
+        with naming(self._path):
+            self._file.close()
 
     def __enter__(self) -> Journal:
         return self
@@ -63,32 +77,38 @@ class Journal:
         self.close()
 
     def _write(self, fields: Mapping[str, Any]) -> None:
-        self._file.write(json.dumps(fields, ensure_ascii=False).encode() + b"\n")
-        self._file.flush()
+        with naming(self._path):
+            self._file.write(json.dumps(fields, ensure_ascii=False).encode() + b"\n")
+            self._file.flush()
+            os.fsync(self._file.fileno())
 
     def _read(self, settings: dict[str, Any]) -> int:
-        """Take over what is there; the number of bytes that are whole lines."""
-        whole = 0
-        with self._path.open("rb") as file:
-            for number, line in enumerate(file, start=1):
-                if not line.endswith(b"\n"):
-                    break
-                try:
-                    fields = json.loads(line)
-                    if number == 1:
-                        self._check(fields["settings"], settings)
-                    else:
-                        reranked = Reranked(**fields)
-                        self.done[reranked.query_id] = reranked
-                except (ValueError, TypeError, KeyError) as error:
-                    if isinstance(error, InvalidRequestError):
-                        raise
-                    raise InvalidRequestError(f"{self._path}:{number}: no line of an evaluation; delete it") from None
-                whole += len(line)
-        return whole
+        """Fill `done`; return the number of bytes up to the end of the last complete line."""
+        complete = 0
+        self._file.seek(0)
+        for number, line in enumerate(self._file, start=1):
+            if not line.endswith(b"\n"):
+                break
+            try:
+                fields = json.loads(line)
+                if number == 1:
+                    self._check(fields["settings"], settings)
+                else:
+                    reranked = Reranked(**{**fields, "scores": dict(fields["scores"])})
+                    self.done[reranked.query_id] = reranked
+            except (ValueError, TypeError, KeyError) as error:
+                if isinstance(error, InvalidRequestError):
+                    raise
+                raise InvalidRequestError(
+                    f"{self._path}:{number}: not a line of an evaluation; delete the line, or choose another --out"
+                ) from None
+            complete += len(line)
+        return complete
 
     def _check(self, found: Mapping[str, Any], settings: dict[str, Any]) -> None:
         other = [name for name, value in settings.items() if found.get(name) != value]
         if other:
             shown = ", ".join(f"{name} was {found.get(name)!r}, now {settings[name]!r}" for name in other)
-            raise InvalidRequestError(f"{self._path}: holds an evaluation with other settings ({shown}); take another")
+            raise InvalidRequestError(
+                f"{self._path}: holds an evaluation with other settings ({shown}); choose another --out"
+            )

@@ -1,4 +1,4 @@
-"""Measures of runs by ir_measures (trec_eval's code underneath), and what their differences are worth."""
+"""Measures of runs by ir_measures (which uses trec_eval's code), and significance tests of their differences."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from triton_rerank.errors import InvalidRequestError
 from triton_rerank.evaluation.extras import require
 from triton_rerank.evaluation.trec import Qrels, Run, Scores, ranked
 
-DEFAULT_MEASURES = ("nDCG@10", "RR@10", "R@100", "AP", "Success@1")
 NUM_PERMUTATIONS = 10_000
 _BLOCK = 100
 _SEED = 0
@@ -20,10 +19,10 @@ _SEED = 0
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """The values of one run."""
+    """The measures of one run."""
 
     mean: dict[str, float]
-    """measure, as ir_measures writes it -> mean over all judged queries; one without documents counts 0."""
+    """measure, as ir_measures writes it -> mean over the queries of the qrels; a query without documents counts 0."""
     per_query: dict[str, dict[str, float]]
     """measure -> query_id -> value."""
 
@@ -33,22 +32,27 @@ class Difference:
     """One measure of two runs, query by query."""
 
     mean: float
-    """Mean of the second run less mean of the first."""
+    """Mean of the second run minus mean of the first."""
     wins: int
-    """Queries where the second run is better."""
+    """Queries in which the second run is better."""
     ties: int
     losses: int
     p_t_test: float
     """Two-sided paired t-test."""
     p_randomization: float
-    """Two-sided paired randomization test: how often random signs give a mean difference as large."""
+    """Two-sided paired randomization test: share of random signs that give a mean difference as large."""
+
+
+def default_measures(depth: int | None = None) -> tuple[str, ...]:
+    """The measures of an evaluation that names none. Recall is cut at `depth` if that is below 100."""
+    return ("nDCG@10", "RR@10", f"R@{min(depth or 100, 100)}", "AP", "Success@1")
 
 
 def check_measures(names: Sequence[str]) -> list[str]:
-    """Names of measures as ir_measures writes them.
+    """Normalize names of measures to ir_measures' spelling.
 
     Raises:
-        InvalidRequestError: ir_measures knows no such measure.
+        InvalidRequestError: ir_measures does not know a measure.
         RerankError: The extra `eval` is not installed.
     """
     ir_measures = require("ir_measures")
@@ -58,7 +62,7 @@ def check_measures(names: Sequence[str]) -> list[str]:
             checked.append(str(ir_measures.parse_measure(name)))
         except (NameError, ValueError, TypeError, KeyError) as error:
             raise InvalidRequestError(
-                f"measure {name!r}: {error}; write it as ir_measures does, such as nDCG@10, RR@10, R@100, AP, Success@1"
+                f"measure {name!r}: {error}; use ir_measures' names, such as nDCG@10, RR@10, R@100, AP, Success@1"
             ) from None
     return list(dict.fromkeys(checked))
 
@@ -68,13 +72,13 @@ def measure(names: Sequence[str], qrels: Qrels, run: Run) -> Measured:
 
     Args:
         names: From `check_measures`.
-        qrels: Every query of it counts, one that the run lacks with 0.
-        run: Queries that are not judged are passed over.
+        qrels: The queries that count. A query that the run lacks counts 0.
+        run: Queries without judgements are ignored.
     """
     ir_measures = require("ir_measures")
     measures = [ir_measures.parse_measure(name) for name in names]
-    # Places instead of scores: the programs behind ir_measures order equal scores each in its own way.
-    judged = {query_id: _places(run.get(query_id, {})) for query_id in qrels}
+    # Ranks replace scores, because the programs behind ir_measures order equal scores differently.
+    judged = {query_id: _by_rank(run.get(query_id, {})) for query_id in qrels}
     found = ir_measures.calc(measures, qrels, judged)
     per_query: dict[str, dict[str, float]] = {name: {} for name in names}
     for metric in found.per_query:
@@ -83,12 +87,12 @@ def measure(names: Sequence[str], qrels: Qrels, run: Run) -> Measured:
     return Measured(mean, per_query)
 
 
-def _places(scores: Scores) -> Scores:
-    return {doc_id: float(-place) for place, doc_id in enumerate(ranked(scores))}
+def _by_rank(scores: Scores) -> Scores:
+    return {doc_id: float(-index) for index, doc_id in enumerate(ranked(scores))}
 
 
 def difference(first: Mapping[str, float], second: Mapping[str, float]) -> Difference:
-    """How `second` differs from `first`, query by query.
+    """Compare two runs query by query.
 
     Args:
         first: query_id -> value.
@@ -107,14 +111,14 @@ def difference(first: Mapping[str, float], second: Mapping[str, float]) -> Diffe
 
 
 def _t_test(deltas: npt.NDArray[np.float64]) -> float:
-    if np.ptp(deltas) == 0:  # the test divides by the deviation
+    if np.ptp(deltas) == 0:  # the t-test divides by the deviation
         return 1.0 if len(deltas) < 2 or deltas[0] == 0 else 0.0
     stats = require("scipy.stats")
     return float(stats.ttest_1samp(deltas, 0.0).pvalue)
 
 
 def _randomization(deltas: npt.NDArray[np.float64]) -> float:
-    """Fisher's test by sampling, as Smucker, Allan and Carterette describe it (CIKM 2007)."""
+    """Fisher's randomization test by sampling (Smucker, Allan and Carterette, CIKM 2007)."""
     generator = np.random.default_rng(_SEED)
     moved = deltas[deltas != 0]
     observed = abs(float(moved.sum()))
@@ -123,6 +127,6 @@ def _randomization(deltas: npt.NDArray[np.float64]) -> float:
     as_large = 0
     for _ in range(NUM_PERMUTATIONS // _BLOCK):
         signs = generator.integers(0, 2, (_BLOCK, len(moved)), dtype=np.int8) * 2 - 1
-        # Sums in another order differ in the last digits.
+        # The tolerance covers the rounding of sums in another order.
         as_large += int((np.abs(signs @ moved) >= observed - 1e-9).sum())
     return (as_large + 1) / (NUM_PERMUTATIONS + 1)

@@ -1,4 +1,4 @@
-"""Several models on the same candidates: one table, their fusion, and what their differences are worth."""
+"""Several models on the same candidates: measures, fusion, and tests of the differences."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 from triton_rerank.evaluation.collections import Collection
 from triton_rerank.evaluation.journal import Reranked
 from triton_rerank.evaluation.measures import Measured, measure
+from triton_rerank.evaluation.pool import Pool, pool_of
 from triton_rerank.evaluation.report import Comparison, compare, comparison_lines
 from triton_rerank.evaluation.trec import Run, fuse
 
@@ -17,44 +18,11 @@ FIRST_STAGE, FUSED = "first stage", "fused"
 
 
 @dataclass(frozen=True, slots=True)
-class Pool:
-    """The candidates that every model ranks: what no order of them can find is lost before."""
-
-    num_documents: int
-    """Of the collection, as far as it was read."""
-    smallest: int
-    median: float
-    largest: int
-    recall: float
-    """Mean share of a query's relevant documents that are among its candidates."""
-
-    def sentence(self) -> str:
-        """What a reader of the table must know first."""
-        sizes = f"{self.smallest} to {self.largest}" if self.smallest != self.largest else str(self.largest)
-        return (
-            f"pool: {sizes} candidates of a query (median {self.median:g}) out of {self.num_documents:,} documents; "
-            f"they hold {self.recall:.1%} of the relevant ones, which is the most that R@N can be for any order of them"
-        )
-
-
-def pool_of(collection: Collection, first_stage: Run) -> Pool:
-    """Sizes of the candidate lists, and how many of the relevant documents they hold."""
-    sizes = [len(first_stage.get(query_id, {})) for query_id in collection.queries]
-    shares = []
-    for query_id, judged in collection.qrels.items():
-        relevant = {doc_id for doc_id, relevance in judged.items() if relevance > 0}
-        if relevant:
-            shares.append(len(relevant & first_stage.get(query_id, {}).keys()) / len(relevant))
-    recall = fmean(shares) if shares else 0.0
-    return Pool(len(collection.documents), min(sizes), float(median(sizes)), max(sizes), recall)
-
-
-@dataclass(frozen=True, slots=True)
 class System:
     """One model's results."""
 
     model: Mapping[str, Any]
-    """What the server says of it."""
+    """Fields of `ModelInfo`."""
     measured: Measured
     results: tuple[Reranked, ...]
 
@@ -72,7 +40,7 @@ class System:
 
 @dataclass(frozen=True, slots=True)
 class ModelsEvaluation:
-    """Models on one collection."""
+    """Results of several models on one collection."""
 
     pool: Pool
     depth: int | None
@@ -81,10 +49,10 @@ class ModelsEvaluation:
     fused: Measured
     """Reciprocal-rank fusion of the models, without the first stage."""
     against_first: dict[str, Comparison]
-    """Each further model against the first one."""
+    """Each further model compared with the first one."""
 
     def summary(self) -> dict[str, Any]:
-        """Everything but the values of single queries, ready for JSON."""
+        """All results except the values of single queries, ready for JSON."""
         first = next(iter(self.systems))
         return {
             "num_queries": len(self.systems[first].results),
@@ -102,7 +70,7 @@ class ModelsEvaluation:
         }
 
     def table(self) -> str:
-        """Systems in rows, measures in columns; then the differences between models."""
+        """A table with a row per system, then the differences between models."""
         summary = self.summary()
         names = list(self.first_stage.mean)
         width = max(map(len, summary["systems"]))
@@ -129,14 +97,14 @@ def evaluate_models(
     results: Mapping[str, tuple[Mapping[str, Any], Sequence[Reranked]]],
     depth: int | None,
 ) -> ModelsEvaluation:
-    """Measure what several models made of the same first stage.
+    """Measure several models on the same first stage.
 
     Args:
         names: Measures, from `check_measures`.
-        collection: Gives the judgements.
+        collection: Queries, documents and judgements.
         first_stage: The candidates.
-        results: model -> what the server says of it, and its scores.
-        depth: Candidates taken for a query; None for all.
+        results: model -> fields of its `ModelInfo`, and its scores.
+        depth: Candidates per query; None for all.
     """
     runs = {name: {reranked.query_id: reranked.scores for reranked in found} for name, (_, found) in results.items()}
     first, *others = runs

@@ -1,4 +1,4 @@
-"""Bars of one measure: collections side by side, in each the first stage, the models and their fusion."""
+"""A bar chart of one measure: collections side by side, with a bar per system."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 from triton_rerank.errors import InvalidRequestError
 from triton_rerank.evaluation.extras import require
+from triton_rerank.evaluation.files import naming
 
 _COLOURS = ("#9aa5b1", "#2f6f9f", "#d1793b", "#5b8c5a", "#8a5a9c", "#b0a030")
 
@@ -16,24 +17,25 @@ def plot(collections: Mapping[str, Mapping[str, Mapping[str, float]]], path: Pat
 
     Args:
         collections: title -> system -> measure -> mean.
-        path: The suffix says the format: .svg, .png, .pdf.
-        measure: Which of the means is drawn.
+        path: The suffix selects the format: .svg, .png, .pdf.
+        measure: The measure to draw.
 
     Raises:
         InvalidRequestError: A collection lacks the measure, or the suffix is unknown.
+        OSError: The figure cannot be written; the error names the path.
         RerankError: The extra `eval` is not installed.
     """
     for title, systems in collections.items():
         if missing := [name for name, means in systems.items() if measure not in means]:
-            raise InvalidRequestError(f"{title}: {missing[0]} has no {measure}; it was not among its --measures")
+            raise InvalidRequestError(f"{title}: {missing[0]} has no {measure}; it was not among the --measures")
     figure = require("matplotlib.figure").Figure(figsize=(1.6 + 2.2 * len(collections), 3.2), layout="constrained")
     axes = figure.add_subplot()
     names = list(dict.fromkeys(name for systems in collections.values() for name in systems))
     width = 0.8 / len(names)
-    for place, name in enumerate(names):
+    for index, name in enumerate(names):
         heights = [systems[name][measure] if name in systems else 0.0 for systems in collections.values()]
-        starts = [number - 0.4 + (place + 0.5) * width for number in range(len(collections))]
-        bars = axes.bar(starts, heights, width * 0.92, label=name, color=_COLOURS[place % len(_COLOURS)])
+        starts = [number - 0.4 + (index + 0.5) * width for number in range(len(collections))]
+        bars = axes.bar(starts, heights, width * 0.92, label=name, color=_COLOURS[index % len(_COLOURS)])
         axes.bar_label(bars, [f"{height:.2f}".lstrip("0") for height in heights], fontsize=7)
     axes.set_xticks(range(len(collections)), list(collections))
     axes.set_ylabel(measure)
@@ -41,7 +43,8 @@ def plot(collections: Mapping[str, Mapping[str, Mapping[str, float]]], path: Pat
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside lower center", ncols=len(names), frameon=False, fontsize=8)
     try:
-        # No date in the file: the same figures give the same bytes.
-        figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
+        # Without a date in the file, equal values give equal bytes.
+        with naming(path):
+            figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
     except ValueError as error:
         raise InvalidRequestError(f"{path}: {error}") from None

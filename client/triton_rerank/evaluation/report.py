@@ -1,59 +1,101 @@
-"""What an evaluation found: values for JSON, tables for people."""
+"""The results of an evaluation, as values for JSON and as a table."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from math import ceil
 from statistics import fmean, median
 from typing import Any
 
+from triton_rerank.errors import InvalidRequestError
 from triton_rerank.evaluation.journal import Reranked
 from triton_rerank.evaluation.measures import Difference, Measured, difference, measure
+from triton_rerank.evaluation.pool import Pool
+from triton_rerank.evaluation.threshold import Threshold, best_threshold
 from triton_rerank.evaluation.trec import Qrels, Run, fuse
+from triton_rerank.types import ModelInfo
 
 MOST_CHANGED = 10
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Two runs on the same queries."""
+    """Two runs on the judged queries that both hold."""
 
     first: Measured
     second: Measured
     differences: dict[str, Difference]
-    """measure -> second less first."""
+    """measure -> second minus first."""
+    only_first: int = 0
+    """Judged queries that are not counted, because only the first run holds them."""
+    only_second: int = 0
+    neither: int = 0
+
+    @property
+    def num_queries(self) -> int:
+        """Queries that both runs hold."""
+        return len(next(iter(self.first.per_query.values())))
+
+    def left_out(self) -> str:
+        """Describe the judged queries that are not counted; empty if there are none."""
+        parts = []
+        if single := self.only_first + self.only_second:
+            parts.append(f"{single} in one run only ({self.only_first} in the first, {self.only_second} in the second)")
+        if self.neither:
+            parts.append(f"{self.neither} in neither run")
+        return f"judged queries that are not counted: {'; '.join(parts)}" if parts else ""
 
 
 def compare(names: Sequence[str], qrels: Qrels, first: Run, second: Run) -> Comparison:
-    """Measure two runs and their differences.
+    """Measure two runs, and their differences, on the judged queries that both runs hold.
+
+    A query that a run lacks is not a query with a bad ranking: the run may be that of a sample. A run that holds a
+    query without documents has an empty mapping for it, which counts 0.
 
     Args:
         names: Measures, from `check_measures`.
-        qrels: The queries that count.
+        qrels: Judgements.
         first: The run to improve on.
         second: The run to judge.
+
+    Raises:
+        InvalidRequestError: The runs have no judged query in common.
     """
-    measured = measure(names, qrels, first), measure(names, qrels, second)
+    shared = {query_id: judged for query_id, judged in qrels.items() if query_id in first and query_id in second}
+    if not shared:
+        raise InvalidRequestError(
+            f"the two runs have none of the {len(qrels)} judged queries in common; use runs of the same collection"
+        )
+    measured = measure(names, shared, first), measure(names, shared, second)
     pairs = zip(names, measured[0].per_query.values(), measured[1].per_query.values(), strict=True)
-    return Comparison(*measured, {name: difference(before, after) for name, before, after in pairs})
+    return Comparison(
+        *measured,
+        {name: difference(before, after) for name, before, after in pairs},
+        only_first=sum(query_id in first and query_id not in second for query_id in qrels),
+        only_second=sum(query_id in second and query_id not in first for query_id in qrels),
+        neither=sum(query_id not in first and query_id not in second for query_id in qrels),
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """A reranker on a collection."""
+    """Results of one model on a collection."""
 
     comparison: Comparison
     """First stage and reranked."""
     fused: Measured
     """Reciprocal-rank fusion of both."""
     baseline: Comparison | None
-    """Another run and reranked."""
+    """The baseline run and reranked, on the queries that the baseline holds."""
     results: tuple[Reranked, ...]
     depth: int | None
     model: dict[str, Any]
+    pool: Pool | None = None
+    threshold: Threshold | None = None
 
     def summary(self) -> dict[str, Any]:
-        """The means and all that belongs to them, ready for JSON."""
+        """All results except the values of single queries, ready for JSON."""
         about: dict[str, Any] = {
             "num_queries": len(self.results),
             "depth": self.depth,
@@ -65,11 +107,16 @@ class Evaluation:
         }
         if self.baseline is not None:
             about["baseline"] = self.baseline.first.mean
+            about["baseline_num_queries"] = self.baseline.num_queries
             about["reranked_minus_baseline"] = _as_dicts(self.baseline.differences)
+        if self.pool is not None:
+            about["pool"] = asdict(self.pool)
+        if self.threshold is not None:
+            about["threshold"] = asdict(self.threshold)
         return about | {"num_pairs": self.num_pairs, "num_truncated": self.num_truncated, "query_s": self.query_s()}
 
     def per_query(self) -> dict[str, Any]:
-        """query_id -> its values and time."""
+        """query_id -> its measures, number of documents and seconds."""
         first, second = self.comparison.first.per_query, self.comparison.second.per_query
         return {
             reranked.query_id: {
@@ -83,29 +130,36 @@ class Evaluation:
 
     @property
     def num_pairs(self) -> int:
-        """Pairs that the model scored."""
+        """Pairs scored by the model."""
         return sum(len(reranked.scores) for reranked in self.results)
 
     @property
     def num_truncated(self) -> int:
-        """Pairs of which tokens were cut."""
+        """Pairs that were truncated."""
         return sum(reranked.num_truncated for reranked in self.results)
 
     def query_s(self) -> dict[str, float]:
-        """Seconds of a query's call: mean, median, 95th percentile. Queries under way together share the server."""
+        """Seconds of a query's call: mean, median, 95th percentile (nearest rank).
+
+        Queries in flight at the same time share the server.
+        """
         seconds = sorted(reranked.total_s for reranked in self.results)
-        return {"mean": fmean(seconds), "median": median(seconds), "p95": seconds[int(0.95 * (len(seconds) - 1))]}
+        return {"mean": fmean(seconds), "median": median(seconds), "p95": seconds[ceil(0.95 * len(seconds)) - 1]}
 
     def table(self) -> str:
-        """Everything a reader wants first, in lines."""
+        """The report, as printed."""
         times = self.query_s()
         depth = "all candidates" if self.depth is None else f"depth {self.depth}"
         lines = [
             f"{len(self.results)} queries, {depth}, {self.num_pairs:,} pairs, {self.num_truncated:,} of them truncated",
+            *([self.pool.sentence()] if self.pool else ()),
             *comparison_lines(self.comparison, ("first stage", "reranked"), {"fused": self.fused.mean}),
         ]
         if self.baseline is not None:
-            lines += ["", *comparison_lines(self.baseline, ("baseline", "reranked"))]
+            lines += ["", f"baseline, {self.baseline.num_queries} queries"]
+            lines += comparison_lines(self.baseline, ("baseline", "reranked"))
+        if self.threshold is not None:
+            lines.append(self.threshold.sentence())
         milliseconds = ", ".join(f"{name} {seconds * 1e3:.0f}" for name, seconds in times.items())
         return "\n".join([*lines, f"milliseconds of a query's call: {milliseconds}"])
 
@@ -119,19 +173,27 @@ def evaluate(
     baseline: Run | None,
     depth: int | None,
     model: Mapping[str, Any],
+    pool: Pool | None = None,
+    logit_scale: float | None = None,
 ) -> Evaluation:
-    """Measure what the reranker made of a first stage.
+    """Measure a first stage and its reranked order.
 
     Args:
         names: Measures, from `check_measures`.
         qrels: The queries that count.
-        first_stage: The run that was reranked.
-        results: The model's scores, one for each query.
-        baseline: A run to test against besides the first stage.
-        depth: Candidates taken for a query; None for all.
-        model: What the server says of its model.
+        first_stage: The run that was reranked. A query that it lacks counts 0.
+        results: The model's scores, one entry per query.
+        baseline: A further run to compare with.
+        depth: Candidates per query; None for all.
+        model: Fields of `ModelInfo`, for the record.
+        pool: From `pool_of`, for the record.
+        logit_scale: `ModelInfo.logit_scale`.
+
+    Raises:
+        InvalidRequestError: The baseline holds none of the judged queries.
     """
     run = {reranked.query_id: reranked.scores for reranked in results}
+    first_stage = {query_id: first_stage.get(query_id, {}) for query_id in qrels}
     return Evaluation(
         comparison=compare(names, qrels, first_stage, run),
         fused=measure(names, qrels, fuse([first_stage, run])),
@@ -139,17 +201,24 @@ def evaluate(
         results=tuple(results),
         depth=depth,
         model=dict(model),
+        pool=pool,
+        threshold=best_threshold(qrels, results, logit_scale),
     )
+
+
+def model_fields(info: ModelInfo) -> dict[str, Any]:
+    """What an evaluation records of the served model."""
+    return {name: getattr(info, name) for name in ("model", "checkpoint", "revision", "precision", "runtime")}
 
 
 def comparison_lines(
     comparison: Comparison, titles: tuple[str, str], more: Mapping[str, Mapping[str, float]] | None = None
 ) -> list[str]:
-    """A table: one measure a line, both means, their difference and what it is worth.
+    """A table with a line per measure: both means, their difference and its tests.
 
     Args:
-        comparison: What to show.
-        titles: Of the two runs.
+        comparison: The two runs.
+        titles: Column titles of the two runs.
         more: title -> measure -> mean, for further columns.
     """
     more = more or {}
@@ -168,7 +237,7 @@ def comparison_lines(
 
 
 def most_changed(comparison: Comparison, name: str, count: int = MOST_CHANGED) -> list[tuple[str, float, float]]:
-    """The queries that `name` changes most: (query_id, first, second), the largest change first."""
+    """The queries whose measure `name` changes most: (query_id, first, second), the largest change first."""
     first, second = comparison.first.per_query[name], comparison.second.per_query[name]
     changed = [query_id for query_id in first if first[query_id] != second[query_id]]
     changed.sort(key=lambda query_id: (-abs(second[query_id] - first[query_id]), query_id))

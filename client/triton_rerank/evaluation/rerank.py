@@ -1,15 +1,56 @@
-"""Send the first stage's candidates through the served model, several queries at a time."""
+"""Score the first stage's candidates with the served model, several queries at a time."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import ExitStack
+from hashlib import sha256
 
 from triton_rerank.client import RerankClient
 from triton_rerank.evaluation.collections import Collection
 from triton_rerank.evaluation.journal import Reranked
 from triton_rerank.evaluation.trec import Run, ranked
+
+
+class Inputs:
+    """The texts of each query's call, and their digests.
+
+    Args:
+        collection: Texts of queries and documents.
+        first_stage: query_id -> candidates.
+    """
+
+    def __init__(self, collection: Collection, first_stage: Run) -> None:
+        self._collection = collection
+        self._first_stage = first_stage
+        self._digests: dict[str, bytes] = {}
+
+    def candidates(self, query_id: str) -> list[str]:
+        """Ids of the candidates, best first."""
+        return ranked(self._first_stage.get(query_id, {}))
+
+    def texts(self, query_id: str) -> tuple[str, list[str]]:
+        """The query and its candidates."""
+        documents = self._collection.documents
+        return self._collection.queries[query_id], [documents[doc_id] for doc_id in self.candidates(query_id)]
+
+    def digest(self, query_id: str) -> str:
+        """A digest of the query, and of the ids and texts of its candidates in any order."""
+        whole = sha256(_sha256(self._collection.queries[query_id]))
+        for doc_id in sorted(self.candidates(query_id)):
+            if doc_id not in self._digests:
+                self._digests[doc_id] = _sha256(self._collection.documents[doc_id])
+            whole.update(_sha256(doc_id) + self._digests[doc_id])
+        return whole.hexdigest()[:32]
+
+    def unchanged(self, kept: Mapping[str, Reranked]) -> dict[str, Reranked]:
+        """Those of the collection's queries in `kept` that were scored with the same texts."""
+        return {
+            query_id: kept[query_id]
+            for query_id in self._collection.queries
+            if query_id in kept and kept[query_id].input_digest == self.digest(query_id)
+        }
 
 
 def rerank_queries(
@@ -25,41 +66,52 @@ def rerank_queries(
     """Score every query's candidates.
 
     Args:
-        client: Connected to the model.
-        collection: Gives the texts.
+        client: Connected to the model. A KeyboardInterrupt closes it, which cancels the calls in flight.
+        collection: Texts of queries and documents.
         first_stage: query_id -> candidates.
-        done: Queries scored before, which are not asked again.
-        keep: Called with each query as it is scored, in any order, from this thread.
-        concurrency: Queries under way at once.
+        done: Queries that need no call.
+        keep: Called in this thread with each query when it completes, in any order.
+        concurrency: Queries in flight at once.
         max_length: Tokens of a pair; the server's default if None.
 
     Returns:
         query_id -> scores, in the order of the collection's queries.
 
     Raises:
-        RerankError: A call failed; the queries before it were kept, the rest is given up.
+        RerankError: A call failed. `keep` has received the queries that completed before; the others are cancelled.
     """
+    inputs = Inputs(collection, first_stage)
 
     def one(query_id: str) -> Reranked:
-        doc_ids = ranked(first_stage.get(query_id, {}))
-        texts = [collection.documents[doc_id] for doc_id in doc_ids]
-        response = client.rerank(collection.queries[query_id], texts, max_length=max_length)
+        doc_ids = inputs.candidates(query_id)
+        query, texts = inputs.texts(query_id)
+        response = client.rerank(query, texts, max_length=max_length)
         scores = {doc_ids[result.index]: result.logit for result in response}
         usage = response.usage
-        return Reranked(query_id, scores, response.timing.total_s, usage.num_tokens, usage.num_truncated)
+        return Reranked(
+            query_id, scores, response.timing.total_s, usage.num_tokens, usage.num_truncated, inputs.digest(query_id)
+        )
 
     results = dict(done)
     waiting = [query_id for query_id in collection.queries if query_id not in done]
     with ExitStack() as stack:
         pool = ThreadPoolExecutor(concurrency, thread_name_prefix="eval")
         stack.callback(pool.shutdown, cancel_futures=True)
-        for future in as_completed([pool.submit(one, query_id) for query_id in waiting]):
-            reranked = future.result()
-            keep(reranked)
-            results[reranked.query_id] = reranked
+        try:
+            for future in as_completed([pool.submit(one, query_id) for query_id in waiting]):
+                reranked = future.result()
+                keep(reranked)
+                results[reranked.query_id] = reranked
+        except KeyboardInterrupt:
+            client.close()  # otherwise the pool waits for the calls in flight
+            raise
     return {query_id: results[query_id] for query_id in collection.queries}
 
 
 def as_run(results: Iterable[Reranked]) -> Run:
-    """query_id -> logits."""
+    """query_id -> doc_id -> logit."""
     return {reranked.query_id: reranked.scores for reranked in results}
+
+
+def _sha256(text: str) -> bytes:
+    return sha256(text.encode("utf-8", "surrogatepass")).digest()

@@ -1,4 +1,4 @@
-"""TREC files: runs (which documents a system returned) and qrels (which are relevant)."""
+"""TREC files: runs (the documents that a system returned) and qrels (relevance judgements)."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from triton_rerank.errors import InvalidRequestError
+from triton_rerank.evaluation.files import replacing
 from triton_rerank.evaluation.lines import Line, read_lines
 
 Scores = dict[str, float]
@@ -14,14 +15,14 @@ Scores = dict[str, float]
 Run = dict[str, Scores]
 """query_id -> its scores."""
 Qrels = dict[str, dict[str, int]]
-"""query_id -> doc_id -> relevance; above 0 is relevant."""
+"""query_id -> doc_id -> relevance; above 0 means relevant."""
 
 RRF_K = 60
 """The constant of reciprocal-rank fusion, as in Cormack, Clarke and Büttcher, SIGIR 2009."""
 
 
 def ranked(scores: Mapping[str, float]) -> list[str]:
-    """Document ids, best first, in the order that trec_eval takes: by score, equal ones by id, descending."""
+    """Document ids, best first, in trec_eval's order: by score, then by id, both descending."""
     return sorted(scores, key=lambda doc_id: (scores[doc_id], doc_id), reverse=True)
 
 
@@ -42,22 +43,22 @@ def fuse(runs: Sequence[Run]) -> Run:
 
 
 def read_run(path: Path) -> Run:
-    """A run: TREC's six columns (query Q0 document rank score tag) or MS MARCO's three (query document rank).
+    """Read a run: TREC's six columns (query Q0 document rank score tag) or MS MARCO's three (query document rank).
 
-    In six columns the score counts and the rank does not, as for trec_eval.
+    In six columns the score defines the order and the rank is ignored, as in trec_eval.
 
     Raises:
-        InvalidRequestError: A line is neither, or names a document a second time; with file and line.
+        InvalidRequestError: A line has neither format, or repeats a document; the message names file and line.
     """
     run: Run = {}
     for line in read_lines(path):
         query_id, doc_id, score = _run_columns(line)
         scores = run.setdefault(query_id, {})
         if doc_id in scores:
-            raise line.error(f"document {doc_id} a second time for query {query_id}")
+            raise line.error(f"document {doc_id} occurs a second time for query {query_id}")
         scores[doc_id] = score
     if not run:
-        raise InvalidRequestError(f"{path}: holds no line")
+        raise InvalidRequestError(f"{path}: the file has no lines")
     return run
 
 
@@ -81,22 +82,20 @@ def _run_columns(line: Line) -> tuple[str, str, float]:
 
 
 def write_run(path: Path, run: Run, tag: str) -> None:
-    """Write TREC's six columns, ranks from 1. The file appears whole or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w", encoding="utf-8") as file:
+    """Write TREC's six columns, ranks from 1. The file is replaced as a whole."""
+    with replacing(path) as file:
         for query_id, scores in run.items():
             for rank, doc_id in enumerate(ranked(scores), start=1):
                 file.write(f"{query_id} Q0 {doc_id} {rank} {scores[doc_id]:.9g} {tag}\n")
-    temporary.replace(path)
 
 
 def read_qrels(path: Path) -> Qrels:
-    """Judgements: TREC's four columns (query 0 document relevance) or BEIR's three (query document relevance).
+    """Read judgements: TREC's four columns (query 0 document relevance) or BEIR's three (query document relevance).
 
-    BEIR's header line is passed over.
+    BEIR's header line is skipped.
 
     Raises:
-        InvalidRequestError: A line is neither; with file and line.
+        InvalidRequestError: A line has neither format; the message names file and line.
     """
     qrels: Qrels = {}
     for line in read_lines(path):
@@ -108,10 +107,10 @@ def read_qrels(path: Path) -> Qrels:
         try:
             relevance = int(columns[-1])
         except ValueError:
-            if line.number == 1 and len(columns) == 3:  # query-id, corpus-id, score
+            if line.number == 1 and len(columns) == 3:  # the header: query-id, corpus-id, score
                 continue
             raise line.error(f"relevance is {columns[-1]!r}; expected a whole number") from None
         qrels.setdefault(columns[0], {})[columns[-2]] = relevance
     if not qrels:
-        raise InvalidRequestError(f"{path}: holds no judgement")
+        raise InvalidRequestError(f"{path}: the file has no judgements")
     return qrels

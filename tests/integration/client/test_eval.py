@@ -1,4 +1,4 @@
-"""`triton-rerank eval` as a user runs it, against the real server."""
+"""`triton-rerank eval` and the other commands against the real server."""
 
 import json
 
@@ -49,7 +49,7 @@ def evaluate(server, capsys, *arguments):
     return capsys.readouterr().out
 
 
-def test_reranking_a_run_with_all_that_it_writes(server, capsys, beir, run_file, tmp_path):
+def test_reranking_a_run_and_every_file_of_out(server, capsys, beir, run_file, tmp_path):
     out = tmp_path / "out"
     said = json.loads(evaluate(server, capsys, "--beir", beir, "--run", run_file, "--out", out, "--json"))
     assert said["first_stage"]["RR@10"] == pytest.approx(1 / 5)
@@ -58,6 +58,16 @@ def test_reranking_a_run_with_all_that_it_writes(server, capsys, beir, run_file,
     assert said["num_pairs"] == 15
     assert said["reranked_minus_first_stage"]["RR@10"]["wins"] == 3
     assert said["model"]["checkpoint"] == "demo"
+    assert said["pool"] == {
+        "num_documents": 5,
+        "smallest": 5,
+        "median": 5,
+        "largest": 5,
+        "recall": 1,
+        "complete": False,
+    }
+    # Every relevant document comes first in its query; the proposed threshold keeps most of them.
+    assert said["threshold"]["f1"] >= 2 / 3
     whole = json.loads((out / "result.json").read_text())
     assert whole["per_query"]["q1"]["reranked"]["RR@10"] == 1
     assert whole["per_query"]["q1"]["total_s"] > 0
@@ -69,10 +79,11 @@ def test_reranking_a_run_with_all_that_it_writes(server, capsys, beir, run_file,
 def test_bm25_is_the_first_stage_without_a_run(server, capsys, beir):
     table = evaluate(server, capsys, "--beir", beir, "--depth", 2, "--max-queries", 2, "--measures", "nDCG@10", "R@2")
     assert table.startswith("2 queries, depth 2, ")
-    assert [line.split()[0] for line in table.splitlines()[2:4]] == ["nDCG@10", "R@2"]
+    assert "1 candidates per query (median 1) out of 5 documents; they hold 100.0% of the relevant" in table
+    assert [line.split()[0] for line in table.splitlines()[3:5]] == ["nDCG@10", "R@2"]
 
 
-def test_what_was_scored_is_not_asked_again(server, capsys, beir, run_file, tmp_path):
+def test_scored_queries_are_not_scored_again(server, capsys, beir, run_file, tmp_path):
     out = tmp_path / "out"
     arguments = ("--beir", beir, "--run", run_file, "--out", out)
     evaluate(server, capsys, *arguments, "--max-queries", 2)
@@ -81,7 +92,7 @@ def test_what_was_scored_is_not_asked_again(server, capsys, beir, run_file, tmp_
     after = (out / "scores.jsonl").read_text()
     assert after.startswith(before)
     assert len(after.splitlines()) == len(before.splitlines()) + 1
-    # All is there: no server is needed but to say which model it is.
+    # With every query in the journal, the server only describes its model.
     assert evaluate(server, capsys, *arguments) == table
     assert main(["eval", "--url", server.grpc_url, *map(str, arguments), "--max-length", "64"]) == 1
     assert "max_length was None, now 64" in capsys.readouterr().err
@@ -90,7 +101,7 @@ def test_what_was_scored_is_not_asked_again(server, capsys, beir, run_file, tmp_
 def test_other_candidates_are_scored_anew(server, capsys, beir, run_file, tmp_path):
     arguments = ("--beir", beir, "--run", run_file, "--out", tmp_path / "out", "--json")
     shallow = json.loads(evaluate(server, capsys, *arguments, "--depth", 2))
-    assert (shallow["num_pairs"], shallow["reranked"]["R@100"]) == (6, 0)
+    assert (shallow["num_pairs"], shallow["reranked"]["R@2"]) == (6, 0)
     deep = json.loads(evaluate(server, capsys, *arguments))
     assert (deep["num_pairs"], deep["reranked"]["R@100"]) == (15, 1)
 
@@ -121,6 +132,7 @@ def test_baseline_and_comparison_of_two_runs(server, capsys, beir, run_file, tmp
     assert said["baseline"]["RR@10"] == pytest.approx(1 / 5)
     assert main(["eval", "--beir", str(beir), "--compare", str(run_file), str(out / "reranked.trec")]) == 0
     shown = capsys.readouterr().out
+    assert shown.startswith("3 queries in both runs\n")
     assert "3/0/0" in shown
     assert QUERIES["q3"] in shown
     arguments = ["eval", "--qrels", str(beir / "qrels.tsv"), "--compare", str(run_file), str(run_file), "--json"]
@@ -137,15 +149,30 @@ def test_baseline_and_comparison_of_two_runs(server, capsys, beir, run_file, tmp
         (["--queries", "{beir}/queries.jsonl"], "--corpus is missing"),
         (["--beir", "{beir}", "--qrels", "x"], "not both"),
         (["--reranking", "x", "--beir", "{beir}"], "give it alone"),
-        (["--beir", "/nowhere"], "/nowhere: neither"),
-        (["--beir", "{beir}", "--run", "{bad}"], "names document nine for query q1"),
+        (["--beir", "/nowhere"], "/nowhere: no such folder"),
+        (["--beir", "{beir}", "--run", "{bad}"], "document nine of query q1 is not in the corpus"),
         (["--compare", "{bad}", "{bad}"], "--compare needs judgements"),
     ],
 )
-def test_what_cannot_be_done_is_said_in_one_line(capsys, beir, tmp_path, arguments, reason):
+def test_unusable_options_are_reported_in_one_line(capsys, beir, tmp_path, arguments, reason):
     bad = tmp_path / "bad.trec"
     bad.write_text("q1 Q0 nine 1 1.0 run\n")
     assert main(["eval", *(argument.format(beir=beir, bad=bad) for argument in arguments)]) == 1
     error = capsys.readouterr().err
     assert reason in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("command", "model", "problem"),
+    [
+        ("ready", "cross_encoder", "cross_encoder is not an ensemble; "),
+        ("info", "cross_encoder", "cross_encoder is not an ensemble; "),
+        ("ready", "nosuch", "; "),
+    ],
+)
+def test_a_wrong_model_is_answered_with_the_ensembles(server, capsys, command, model, problem):
+    assert main([command, "--url", server.grpc_url, "--model", model]) == 1
+    error = capsys.readouterr().err
+    assert error.endswith(f"{problem}use --model reranker\n")
     assert error.count("\n") == 1

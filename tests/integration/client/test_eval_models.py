@@ -1,4 +1,4 @@
-"""`triton-rerank eval` with several models: a reranker and late interaction in one server, on the same candidates."""
+"""`triton-rerank eval` with a reranker and late interaction in one server, on the same candidates."""
 
 import json
 import shutil
@@ -8,7 +8,7 @@ import pytest
 from support.small_corpus import SEARCHES, TEXTS
 from triton_rerank.cli.main import main
 from triton_rerank.evaluation.collections import Collection
-from triton_rerank.evaluation.models import pool_of
+from triton_rerank.evaluation.pool import pool_of
 from triton_rerank.evaluation.trec import fuse, read_run
 from triton_rerank_build import EmbeddedServer, export
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.integration
 
 @pytest.fixture(scope="module")
 def both_server(encoder_repository, tmp_path_factory):
-    """Both kinds of model from the same tiny checkpoint, each exported beside the other."""
+    """A server with both kinds of model, exported from the same tiny checkpoint."""
     repository = shutil.copytree(encoder_repository, tmp_path_factory.mktemp("both") / "repository")
     export(str(encoder_repository.parent / "tiny"), repository=repository)
     with EmbeddedServer(repository) as running:
@@ -57,12 +57,13 @@ def test_models_and_their_fusion_on_the_same_candidates(both_server, beir, tmp_p
     judged = {f"q{number}": search.best for number, search in enumerate(SEARCHES)}
     right = sum(best[query_id] == judged[query_id] for query_id in judged) / len(judged)
     assert (said["systems"]["fused"]["mean"]["RR@10"] == 1) == (right == 1)
-    # What was scored is not asked again, and the table says what the pool holds.
+    # Nothing is scored again, and the table describes the pool.
     assert main(arguments) == 0
     table = capsys.readouterr().out
     assert (out / "models.txt").read_text() == table
-    assert f"out of {len(TEXTS)} documents; they hold 100.0% of the relevant ones" in table
+    assert f"out of {len(TEXTS)} documents; they hold 100.0% of the relevant documents" in table
     assert main(["eval", "--plot", str(tmp_path / "a.svg"), str(out / "models.json")]) == 0
+    assert capsys.readouterr().out == f"{tmp_path / 'a.svg'}\n"
     assert "late_interaction" in (tmp_path / "a.svg").read_text()
     assert main(["eval", "--plot", str(tmp_path / "a.svg"), str(out / "models.json"), "--measures", "AP"]) == 1
     assert "first stage has no AP" in capsys.readouterr().err
@@ -73,17 +74,17 @@ def test_models_and_their_fusion_on_the_same_candidates(both_server, beir, tmp_p
     [
         (["--model", "reranker", "--model", "reranker"], "--model reranker is given twice"),
         (["--model", "a", "--model", "b", "--baseline", "x"], "--baseline is for one --model"),
-        (["--plot", "a.svg"], "--plot takes the file to draw, then"),
+        (["--plot", "a.svg"], "--plot takes the figure to write, then"),
     ],
 )
-def test_what_does_not_go_together_is_said(beir, capsys, arguments, reason):
+def test_conflicting_options_are_refused(beir, capsys, arguments, reason):
     assert main(["eval", "--beir", str(beir), "--depth", "2", *arguments]) == 1
     assert reason in capsys.readouterr().err
 
 
-def test_the_pool_says_what_no_order_can_find():
+def test_the_pool_describes_the_candidates():
     qrels = {"a": {"1": 1, "2": 2, "3": 0}, "b": {"4": 1}, "c": {"5": 0}}
     collection = Collection(dict.fromkeys(qrels, "text"), dict.fromkeys("12345", "text"), qrels)
     pool = pool_of(collection, {"a": {"1": 1.0, "3": 0.5}, "b": {"4": 1.0}, "c": {"1": 1.0, "2": 0.5, "4": 0.1}})
     assert (pool.smallest, pool.median, pool.largest, pool.recall) == (1, 2, 3, 0.75)
-    assert "1 to 3 candidates of a query (median 2) out of 5 documents; they hold 75.0%" in pool.sentence()
+    assert "1 to 3 candidates per query (median 2) out of 5 documents; they hold 75.0%" in pool.sentence()

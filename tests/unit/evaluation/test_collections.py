@@ -1,4 +1,4 @@
-"""Collections in the layouts they are published in, and the words BM25 makes of them."""
+"""Collections in their published layouts, and BM25's words."""
 
 import gzip
 import json
@@ -42,10 +42,24 @@ def test_beir(tmp_path):
     assert collection.qrels == {"1": {"d1": 1}}
 
 
-def test_beir_without_the_split(tmp_path):
+def test_beir_splits(tmp_path):
     folder = beir(tmp_path / "set", split="dev")
-    with pytest.raises(InvalidRequestError, match=r"neither qrels/test.tsv nor qrels.tsv"):
+    assert beir_files(folder, "dev").qrels == folder / "qrels" / "dev.tsv"
+    with pytest.raises(InvalidRequestError, match=r"qrels/test.tsv does not exist; name a --split that exists: dev"):
         beir_files(folder, "test")
+    with pytest.raises(InvalidRequestError, match=r"neither qrels/test.tsv nor qrels.tsv exists; .* exists: dev"):
+        beir_files(folder)
+    (folder / "qrels.tsv").write_text("1\td1\t1\n")
+    assert beir_files(folder).qrels == folder / "qrels.tsv"
+    with pytest.raises(InvalidRequestError, match=r"qrels/train.tsv does not exist; leave out --split"):
+        beir_files(folder, "train")
+    (folder / "qrels" / "test.tsv").write_text("1\td1\t1\n")
+    assert beir_files(folder).qrels == folder / "qrels" / "test.tsv"
+
+
+def test_a_beir_folder_that_does_not_exist(tmp_path):
+    with pytest.raises(InvalidRequestError, match="nosuch: no such folder"):
+        beir_files(tmp_path / "nosuch", "test")
 
 
 def test_ms_marco(tmp_path):
@@ -60,7 +74,7 @@ def test_ms_marco(tmp_path):
     assert len(load_files(files, max_queries=1).queries) == 1
 
 
-def test_a_larger_sample_holds_the_smaller_one_and_is_not_the_head_of_the_file():
+def test_a_larger_sample_contains_the_smaller_one_and_is_not_the_head_of_the_file():
     ids = [f"q{number}" for number in range(1000)]
     small, large = sample(ids, 10), sample(ids, 100)
     assert len(small) == 10
@@ -102,8 +116,8 @@ def test_c_mteb_reranking(tmp_path):
     [
         (b'{"_id": "1"}', ":2: needs 'text' or 'query', a text (its keys: _id)"),
         (b"{", ":2: not JSON"),
-        (b"[]", ":2: no JSON object"),
-        (b'{"_id": "0", "text": "again"}', ":2: id 0 a second time"),
+        (b"[]", ":2: not a JSON object"),
+        (b'{"_id": "0", "text": "again"}', ":2: id 0 occurs a second time"),
         (b'{"_id": "1", "text": " "}', ":2: query 1 is empty"),
         (b'{"_id": "a b", "text": "x"}', ":2: id 'a b'"),
         (b'{"_id": "1", "text": "\xff"}', ":2: not UTF-8"),
@@ -123,15 +137,26 @@ def test_a_tsv_line_without_tab_and_a_damaged_gzip_file(tmp_path):
     with pytest.raises(InvalidRequestError, match=r"collection.tsv:1: no tab"):
         read_corpus([path])
     damaged = write_json_lines(tmp_path / "docs.jsonl.gz", *({"_id": str(n), "text": "x"} for n in range(1000)))
-    damaged.write_bytes(damaged.read_bytes()[:-20])
-    with pytest.raises(InvalidRequestError, match=r"docs.jsonl.gz:\d+: damaged gzip file"):
-        read_corpus([damaged])
+    whole = damaged.read_bytes()
+    for content in (whole[:-20], whole[:12] + b"\xff" * 30 + whole[42:], b"not gzip"):
+        damaged.write_bytes(content)
+        with pytest.raises(InvalidRequestError, match=r"docs.jsonl.gz:\d+: damaged gzip file"):
+            read_corpus([damaged])
+
+
+def test_byte_order_marks(tmp_path):
+    path = tmp_path / "queries.tsv"
+    path.write_text("1\tzero\n", encoding="utf-8-sig")
+    assert read_queries(path) == {"1": "zero"}
+    path.write_text("1\tzero\n", encoding="utf-16")
+    with pytest.raises(InvalidRequestError, match=r"queries.tsv:1: UTF-16 text; save the file as UTF-8"):
+        read_queries(path)
 
 
 def test_a_judged_query_must_be_there(tmp_path):
     folder = beir(tmp_path / "set")
     (folder / "qrels" / "test.tsv").write_text("9\td1\t1\n")
-    with pytest.raises(InvalidRequestError, match="lacks 1 of 1 judged queries, the first is 9"):
+    with pytest.raises(InvalidRequestError, match="1 of 1 judged queries are missing, the first is 9"):
         load_files(beir_files(folder, "test"), None)
 
 

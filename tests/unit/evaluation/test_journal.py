@@ -1,3 +1,6 @@
+import json
+import os
+
 import pytest
 
 from triton_rerank import InvalidRequestError
@@ -12,7 +15,7 @@ def journal(path, **changes):
     return Journal(path, {**SETTINGS, **changes})
 
 
-def test_what_was_kept_is_there_again(tmp_path):
+def test_entries_are_read_back(tmp_path):
     path = tmp_path / "scores.jsonl"
     with journal(path) as first:
         assert first.done == {}
@@ -25,7 +28,7 @@ def test_what_was_kept_is_there_again(tmp_path):
 
 
 @pytest.mark.parametrize("cut", [1, 5, 30])
-def test_a_line_cut_by_a_kill_is_done_again(tmp_path, cut):
+def test_an_incomplete_last_line_is_removed(tmp_path, cut):
     path = tmp_path / "scores.jsonl"
     with journal(path) as first:
         first.append(TWO)
@@ -45,10 +48,58 @@ def test_other_settings_are_refused_and_named(tmp_path):
         journal(path, max_length=128)
 
 
-@pytest.mark.parametrize("line", ["{}", "nonsense", '{"query_id": "q1"}'])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "{}",
+        "nonsense",
+        '{"query_id": "q1"}',
+        '{"query_id": "q1", "scores": 3, "total_s": 1, "num_tokens": 1, "num_truncated": 0}',
+    ],
+)
 def test_a_file_of_something_else_is_refused(tmp_path, line):
     path = tmp_path / "scores.jsonl"
     journal(path).close()
     path.write_text(path.read_text() + line + "\n")
-    with pytest.raises(InvalidRequestError, match=r"scores.jsonl:2: no line of an evaluation"):
+    with pytest.raises(InvalidRequestError, match=r"scores.jsonl:2: not a line of an evaluation"):
         journal(path)
+
+
+def test_a_second_writer_is_refused_and_changes_nothing(tmp_path):
+    path = tmp_path / "scores.jsonl"
+    with journal(path) as first:
+        first.append(ONE)
+        before = path.read_bytes()
+        with pytest.raises(InvalidRequestError, match=r"scores.jsonl: another evaluation is writing"):
+            journal(path)
+        assert path.read_bytes() == before
+        first.append(TWO)
+    with journal(path) as second:
+        assert second.done == {"q1": ONE, "q2": TWO}
+
+
+def test_entries_survive_a_power_loss(tmp_path, monkeypatch):
+    """Every append ends with fsync of all that was written."""
+    synced, fsync = [], os.fsync
+
+    def recorded(descriptor):
+        synced.append(os.fstat(descriptor).st_size)
+        fsync(descriptor)
+
+    path = tmp_path / "scores.jsonl"
+    with journal(path) as first:
+        monkeypatch.setattr(os, "fsync", recorded)
+        for entry in (ONE, TWO):
+            first.append(entry)
+            assert synced[-1] == path.stat().st_size
+    assert len(synced) == 2
+
+
+def test_a_journal_of_release_0_1_has_no_digests(tmp_path):
+    path = tmp_path / "scores.jsonl"
+    path.write_text(
+        f'{{"settings": {json.dumps(SETTINGS)}}}\n'
+        '{"query_id": "q1", "scores": {"d1": 1.5}, "total_s": 0.25, "num_tokens": 40, "num_truncated": 0}\n'
+    )
+    with journal(path) as first:
+        assert first.done == {"q1": Reranked("q1", {"d1": 1.5}, 0.25, 40, 0, "")}

@@ -1,4 +1,4 @@
-"""Measures against published numbers, and against what trec_eval documents."""
+"""Measures against published numbers and trec_eval's documentation."""
 
 import math
 
@@ -6,7 +6,7 @@ import pytest
 from scipy import stats
 
 from triton_rerank import InvalidRequestError
-from triton_rerank.evaluation.measures import check_measures, difference, measure
+from triton_rerank.evaluation.measures import check_measures, default_measures, difference, measure
 from triton_rerank.evaluation.trec import fuse, ranked, read_qrels, read_run, write_run
 
 # The example of the README of pytrec_eval, trec_eval's binding, with the numbers printed there.
@@ -25,7 +25,7 @@ def test_published_example_of_graded_gain():
     # Wikipedia, "Discounted cumulative gain": six results of relevance 3 2 3 0 1 2, two more (3, 2) in the
     # collection; DCG 6.861, ideal DCG of six 8.740, nDCG 0.785. trec_eval's gain is linear, like this one.
     relevance = dict(zip("abcdefgh", [3, 2, 3, 0, 1, 2, 3, 2], strict=True))
-    run = {"q": {name: 6.0 - place for place, name in enumerate("abcdef")}}
+    run = {"q": {name: 6.0 - index for index, name in enumerate("abcdef")}}
     assert measure(["nDCG@6"], {"q": relevance}, run).mean["nDCG@6"] == pytest.approx(0.785, abs=5e-4)
 
 
@@ -66,6 +66,11 @@ def test_names_are_normalized_and_unknown_ones_refused():
     for name in ("foo@3", "nDCG@", "nDCG(foo=1)"):
         with pytest.raises(InvalidRequestError, match="ir_measures"):
             check_measures([name])
+
+
+@pytest.mark.parametrize(("depth", "recall"), [(None, "R@100"), (1000, "R@100"), (100, "R@100"), (20, "R@20")])
+def test_default_recall_is_cut_at_the_depth(depth, recall):
+    assert default_measures(depth) == ("nDCG@10", "RR@10", recall, "AP", "Success@1")
 
 
 def test_difference_agrees_with_scipy():
@@ -113,7 +118,7 @@ def test_ms_marcos_run_has_ranks(tmp_path):
         ("q1 Q0 d9 1 high tag", "score is 'high'"),
         ("q1 Q0 d9 1 nan tag", "score is 'nan'"),
         ("q1 d9 0", "rank is '0'"),
-        ("q1 Q0 d1 2 0.5 tag", "document d1 a second time"),
+        ("q1 Q0 d1 2 0.5 tag", "document d1 occurs a second time"),
     ],
 )
 def test_a_bad_line_of_a_run_is_named(tmp_path, line, reason):

@@ -1,0 +1,50 @@
+"""`triton-rerank eval --plot`: a figure of earlier results."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from triton_rerank.errors import InvalidRequestError
+
+
+def run_plot(options: argparse.Namespace) -> int:
+    """Draw models.json and result.json files, and print the path of the figure."""
+    from triton_rerank.evaluation.plot import plot
+
+    target, *paths = options.plot
+    if not paths:
+        raise InvalidRequestError(
+            "--plot takes the figure to write, then a models.json or result.json file per collection"
+        )
+    plot(dict(zip(_titles(paths), map(_means, paths), strict=True)), target, options.measures[0])
+    print(target)
+    return 0
+
+
+def _titles(paths: list[Path]) -> list[str]:
+    """Names of the files' folders; whole paths where two folders have the same name.
+
+    Raises:
+        InvalidRequestError: A file is given twice.
+    """
+    resolved = [path.resolve() for path in paths]
+    names = [path.parent.name for path in resolved]
+    titles = [str(path.parent) if names.count(name) > 1 else name for path, name in zip(paths, names, strict=True)]
+    repeated = next((path for path, title in zip(paths, titles, strict=True) if titles.count(title) > 1), None)
+    if repeated is not None:
+        raise InvalidRequestError(f"--plot has two files of the folder {repeated.parent}; give one of them")
+    return titles
+
+
+def _means(path: Path) -> dict[str, dict[str, float]]:
+    """System -> measure -> mean, from a models.json or a result.json file."""
+    try:
+        summary: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if "systems" in summary:
+            return {name: fields["mean"] for name, fields in summary["systems"].items()}
+        return {"first stage": summary["first_stage"], summary["model"]["model"]: summary["reranked"]}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise InvalidRequestError(f"{path}: not a models.json or result.json file of an evaluation") from None

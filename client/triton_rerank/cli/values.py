@@ -1,0 +1,40 @@
+"""Values of options: checked while the command line is parsed, so that errors name the option."""
+
+from __future__ import annotations
+
+import argparse
+import math
+
+
+def positive(value: str) -> int:
+    """An integer, 1 or more."""
+    try:
+        number = int(value)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{value!r} is not an integer") from None
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{value} is not 1 or more")
+    return number
+
+
+def share(value: str) -> float:
+    """A number from 0 to 1."""
+    number = _number(value)
+    if not 0 <= number <= 1:
+        raise argparse.ArgumentTypeError(f"{value} is not between 0 and 1")
+    return number
+
+
+def seconds(value: str) -> float:
+    """A finite number above 0."""
+    number = _number(value)
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"{value} is not a number of seconds above 0")
+    return number
+
+
+def _number(value: str) -> float:
+    try:
+        return float(value)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{value!r} is not a number") from None
