@@ -37,7 +37,8 @@ def export(
 ) -> Manifest:
     """Export a checkpoint to ONNX, prove it against PyTorch, and install it into a model repository.
 
-    An installation of the same checkpoint, precision and length that is intact is left as it is.
+    An installation of the same checkpoint, precision and length that is intact is left as it is; it gets the committed
+    files that it lacks, of an earlier release for example.
 
     Args:
         checkpoint: A local folder, an id on the Hugging Face hub, `demo` or `demo-late`. A ColBERT checkpoint is known
@@ -77,6 +78,7 @@ def export(
         options = late_interaction or LateOptions()
         return export_late(LateExport(source, repository, precision, max_length, options, force), steps)
     if present is not None:
+        complete_from_template(repository, template_repository())
         logger.info("      %s is installed and intact: nothing to do", checkpoint)
         return present
     return _export(source, repository, precision, length, steps)
@@ -170,4 +172,5 @@ def _manifest(source: Checkpoint, precision: str, max_length: int, parity: "Pari
         artefacts=measure(staged),
         tools=tool_versions(),
         created=now(),
+        activation=source.activation,
     )

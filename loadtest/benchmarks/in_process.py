@@ -1,7 +1,6 @@
 """The same artefact at its best without a server: tokenize, cut, micro-batches, OpenVINO. What serving is held to."""
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +8,9 @@ import openvino
 from tokenizers import Tokenizer
 
 from triton_rerank_build.parity.compare import INT8_PROPERTIES
+from triton_rerank_build.serving.backends.rerank_openvino.micro_batch_cuts import cut_by_cost, padded_length
 
 BUDGETS = (1024, 2048, 4096)  # tokens of a micro-batch; the fastest on this machine is used
-LENGTH_STEP = 16
-RUN_TOKENS = 64  # what a run of the graph costs apart from its tokens, in tokens; as in rerank_openvino
-
-Cuts = list[tuple[int, int]]
 
 
 class InProcessReranker:
@@ -43,16 +39,17 @@ class InProcessReranker:
     def score(self, query: str, documents: list[str]) -> np.ndarray:
         """Logits in the order of `documents`: [num_pairs] float32."""
         rows = self.encode(query, documents)
-        order = sorted(range(len(rows)), key=lambda place: -len(rows[place]))
+        order = sorted(range(len(rows)), key=lambda index: -len(rows[index]))
         logits = np.empty(len(rows), np.float32)
-        for start, end in cut_by_cost([len(rows[place]) for place in order], self.budget):
-            places = order[start:end]
-            lengths = np.array([len(rows[place]) for place in places])
-            mask = np.arange(padded_length(int(lengths[0]))) < lengths[:, None]
+        widths = [padded_length(len(rows[index]), self.max_length) for index in order]
+        for start, end in cut_by_cost(widths, self.budget):
+            indices = order[start:end]
+            lengths = np.array([len(rows[index]) for index in indices])
+            mask = np.arange(widths[start]) < lengths[:, None]
             ids = np.zeros(mask.shape, np.int32)
-            ids[mask] = np.concatenate([rows[place] for place in places])
+            ids[mask] = np.concatenate([rows[index] for index in indices])
             feeds = {"input_ids": ids, "attention_mask": mask.astype(np.int32)}
-            logits[places] = self.infer_request.infer(feeds, share_inputs=True)["logits"][:, 0]
+            logits[indices] = self.infer_request.infer(feeds, share_inputs=True)["logits"][:, 0]
         return logits
 
     def encode(self, query: str, documents: list[str]) -> list[list[int]]:
@@ -62,33 +59,3 @@ class InProcessReranker:
         )
         head = [0, *query_ids[: self.max_length * 3 // 4], 2, 2]
         return [[*head, *ids[: self.max_length - len(head) - 1], 2] for ids in document_ids]
-
-
-def cut_by_cost(lengths: Sequence[int], budget: int) -> Cuts:
-    """Cut lengths, longest first, where padded tokens and RUN_TOKENS for each micro-batch are fewest together.
-
-    Args:
-        lengths: Tokens of each row.
-        budget: Tokens of a micro-batch at most, or one row.
-
-    Returns:
-        Start and end of each micro-batch.
-    """
-    count = len(lengths)
-    costs, ends = [0] * (count + 1), [0] * count  # of the rows from each place on
-    for start in reversed(range(count)):
-        width = padded_length(lengths[start])
-        last = min(count, start + max(1, budget // width))
-        costs[start], ends[start] = min(
-            (RUN_TOKENS + width * (end - start) + costs[end], end) for end in range(start + 1, last + 1)
-        )
-    cuts, start = [], 0
-    while start < count:
-        cuts.append((start, ends[start]))
-        start = ends[start]
-    return cuts
-
-
-def padded_length(length: int) -> int:
-    """`length` rounded up to the length of a micro-batch."""
-    return -(-length // LENGTH_STEP) * LENGTH_STEP

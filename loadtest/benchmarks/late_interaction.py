@@ -7,7 +7,6 @@ a shared machine where seconds do not. The first run exports both checkpoints, w
 """
 
 import argparse
-import shutil
 import statistics
 import sys
 import time
@@ -21,8 +20,8 @@ import psutil
 from load.workload import Search, generated
 from triton_rerank import RerankClient, RerankResponse
 from triton_rerank_build import EmbeddedServer, export
-from triton_rerank_build.late_interaction.repository import LATE, TEMPLATES
-from triton_rerank_build.repository.layout import RERANKER, template_repository
+from triton_rerank_build.late_interaction.repository import LATE, complete_late
+from triton_rerank_build.repository.layout import RERANKER, complete_from_template, template_repository
 from triton_rerank_build.support.files import cache_folder
 
 # Documents in a call -> rounds.
@@ -66,10 +65,10 @@ def repository() -> Path:
     """A repository with both checkpoints, kept in the cache folder (delete it to export anew), and today's configs."""
     folder = cache_folder() / "bench-late"
     print(f"preparing {folder} ...", file=sys.stderr)
-    generated_files = shutil.ignore_patterns("*.onnx*", "*.json", "*.plan", "__pycache__")
-    for template, layout in ((template_repository(), RERANKER), (TEMPLATES, LATE)):
-        for model in layout.models:
-            shutil.copytree(template / model, folder / model, ignore=generated_files, dirs_exist_ok=True)
+    for committed in (*folder.rglob("*.py"), *folder.rglob("*.pbtxt")):
+        committed.unlink()
+    complete_from_template(folder, template_repository())
+    complete_late(folder)
     for checkpoint, layout in (("demo", RERANKER), ("demo-late", LATE)):
         if not (folder / layout.manifests[-1]).is_file():
             export(checkpoint, repository=folder)

@@ -23,9 +23,10 @@ from itertools import islice
 import numpy as np
 
 from benchmarks.bench import repository_of
-from benchmarks.in_process import BUDGETS, Cuts, InProcessReranker, cut_by_cost, padded_length
+from benchmarks.in_process import BUDGETS, InProcessReranker
 from benchmarks.shapes import SHAPES
 from load.workload import generated
+from triton_rerank_build.serving.backends.rerank_openvino.micro_batch_cuts import cut_by_cost, padded_length
 
 LENGTHS = (64, 128, 256, 512)
 ROWS = (1, 2, 4, 8)
@@ -57,8 +58,7 @@ def shapes(alone: InProcessReranker, rounds: int) -> tuple[float, float]:
     points = []
     for length in LENGTHS:
         for rows in ROWS:
-            ids = np.full((rows, length), 100, np.int32)
-            seconds = min(timed(alone, [ids]) for _ in range(rounds + 1))
+            seconds = min(timed(alone, [full(rows, length)]) for _ in range(rounds + 1))
             points.append((rows * length, seconds))
             print(
                 f"{rows} x {length}: {1000 * seconds:.1f} ms, {rows * length / seconds:.0f} tokens/s", file=sys.stderr
@@ -70,8 +70,8 @@ def shapes(alone: InProcessReranker, rounds: int) -> tuple[float, float]:
 
 def in_turn(alone: InProcessReranker, num_documents: int, rounds: int, tokens_per_s: float) -> dict[str, list[float]]:
     """Seconds of each plan for each search; who begins changes every round."""
-    plans = {f"budget_{budget}": partial(cut_by_budget, budget=budget) for budget in BUDGETS}
-    plans |= {f"cost_{budget}": partial(cut_by_cost, budget=budget) for budget in BUDGETS[:2]}
+    plans = {f"budget_{budget}": partial(cut_by_budget, max_tokens=budget) for budget in BUDGETS}
+    plans |= {f"cost_{budget}": partial(cut_by_cost, max_tokens=budget) for budget in BUDGETS[:2]}
     repeats = max(1, 50 // num_documents)
     seconds: dict[str, list[float]] = {name: [] for name in [*plans, "packed", "floor"]}
     searches = list(islice(generated(num_documents, seed=1), (rounds + 1) * repeats))
@@ -79,8 +79,9 @@ def in_turn(alone: InProcessReranker, num_documents: int, rounds: int, tokens_pe
         spent = dict.fromkeys(seconds, 0.0)
         for search in searches[number * repeats : (number + 1) * repeats]:
             rows = sorted(alone.encode(search.query, list(search.documents)), key=len, reverse=True)
+            lengths = [padded_length(len(row), alone.max_length) for row in rows]
             batches = {
-                name: [padded(rows[start:end]) for start, end in plan([*map(len, rows)])]
+                name: [full(end - start, lengths[start]) for start, end in plan(lengths)]
                 for name, plan in plans.items()
             }
             batches["packed"] = [*packed(rows, alone.max_length)]
@@ -94,26 +95,26 @@ def in_turn(alone: InProcessReranker, num_documents: int, rounds: int, tokens_pe
     return seconds
 
 
-def cut_by_budget(lengths: Sequence[int], budget: int) -> Cuts:
-    """Cut lengths, longest first, as many together as fit `budget` tokens."""
+def cut_by_budget(lengths: Sequence[int], max_tokens: int) -> list[tuple[int, int]]:
+    """Cut padded lengths, longest first, as many together as fit `max_tokens`."""
     cuts, start = [], 0
     while start < len(lengths):
-        end = min(len(lengths), start + max(1, budget // padded_length(lengths[start])))
+        end = min(len(lengths), start + max(1, max_tokens // lengths[start]))
         cuts.append((start, end))
         start = end
     return cuts
 
 
-def padded(rows: Sequence[Sequence[int]]) -> np.ndarray:
-    """Ids of as many tokens as the rows' micro-batch has, padding included."""
-    return np.full((len(rows), padded_length(len(rows[0]))), 100, np.int32)
+def full(num_rows: int, length: int) -> np.ndarray:
+    """A micro-batch without padding."""
+    return np.full((num_rows, length), 100, np.int32)
 
 
 def packed(rows: Sequence[Sequence[int]], max_length: int) -> list[np.ndarray]:
     """One long row after another; they end where the positions of the checkpoint do."""
     total = sum(map(len, rows))
     lengths = [max_length] * (total // max_length) + [total % max_length] * bool(total % max_length)
-    return [np.full((1, length), 100, np.int32) for length in lengths]
+    return [full(1, length) for length in lengths]
 
 
 def timed(alone: InProcessReranker, batches: Sequence[np.ndarray]) -> float:

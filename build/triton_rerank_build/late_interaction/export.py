@@ -12,12 +12,11 @@ from triton_rerank_build.checkpoints.resolve import DEMO_LATE, Checkpoint
 from triton_rerank_build.contract import EXPORTER_VERSION, IR_VERSION, OPSET, TOKENIZER_FILE
 from triton_rerank_build.errors import ParityError, RepositoryError
 from triton_rerank_build.graphs.onnx import write_graph
-from triton_rerank_build.late_interaction.repository import LATE, TEMPLATES, LateManifest, read_late_manifest
+from triton_rerank_build.late_interaction.repository import LATE, LateManifest, complete_late, read_late_manifest
 from triton_rerank_build.late_interaction.settings import LateOptions, LateSettings, make_settings
 from triton_rerank_build.parity.compare import Batch, graph_logits
 from triton_rerank_build.parity.record import Parity
 from triton_rerank_build.repository.install import install, measure, staging
-from triton_rerank_build.repository.layout import complete_from_template
 from triton_rerank_build.repository.manifest import now, tool_versions
 from triton_rerank_build.repository.verify import differences
 from triton_rerank_build.support.progress import Steps, logger
@@ -66,6 +65,7 @@ def export_late(wanted: LateExport, steps: Steps) -> LateManifest:
         model, projection = load_encoder(source)
         settings = _settings(wanted, tokenizer, model.config, projection)
         if (present := _present(wanted, settings)) is not None:
+            complete_late(wanted.repository)
             logger.info("      %s is installed and intact: nothing to do", source.name)
             return present
         weight_bytes = model.num_parameters() * _BYTES[wanted.precision]
@@ -87,7 +87,7 @@ def export_late(wanted: LateExport, steps: Steps) -> LateManifest:
             logger.info("      worst difference %.2g (%s)", parity.worst_difference, parity.worst_batch)
         with steps.step(f"installing into {wanted.repository}"):
             manifest = _manifest(wanted, settings, parity, staged)
-            complete_from_template(wanted.repository, TEMPLATES, LATE)
+            complete_late(wanted.repository)
             install(staged, wanted.repository, manifest, LATE)
     return manifest
 

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from triton_rerank_build.contract import MANIFEST_FILE, MODEL_FILE, TOKENIZER_FILE, WEIGHTS_FILE
+from triton_rerank_build.contract import BACKENDS, MANIFEST_FILE, MODEL_FILE, TOKENIZER_FILE, WEIGHTS_FILE
+from triton_rerank_build.contract import TOKENIZER as RERANKER_TOKENIZER
 from triton_rerank_build.errors import RepositoryError
 from triton_rerank_build.late_interaction.settings import LateSettings
-from triton_rerank_build.repository.layout import Layout
+from triton_rerank_build.repository.layout import Layout, complete_from_template, copy_missing, template_repository
 from triton_rerank_build.repository.manifest import Manifest
 from triton_rerank_build.repository.verify import check_installation
 from triton_rerank_build.support.extras import require_build_extra
@@ -48,6 +49,20 @@ class LateManifest(Manifest):
             raise RepositoryError(f"{MANIFEST_FILE} says nothing of late interaction")
         content: dict[str, Any] = {**vars(manifest), "settings": LateSettings.from_dict(manifest.settings)}
         return cls(**content)
+
+
+def complete_late(repository: Path) -> None:
+    """Copy the committed files of late interaction that `repository` lacks.
+
+    Two of its models import a module whose one source file belongs to a model of the reranker.
+    """
+    complete_from_template(repository, TEMPLATES, LATE)
+    shared = (
+        (template_repository() / RERANKER_TOKENIZER / "text_pairs.py", TOKENIZER),
+        (BACKENDS / "rerank_openvino" / "micro_batch_cuts.py", SCORER),
+    )
+    for source, folder in shared:
+        copy_missing(source, repository / folder / source.name)
 
 
 def read_late_manifest(repository: Path) -> LateManifest | None:

@@ -62,11 +62,14 @@ def template_repository() -> Path:
 
 def complete_from_template(repository: Path, template: Path, layout: Layout = RERANKER) -> None:
     """Copy the committed files of `template` that `repository` lacks; files that are there are left as they are."""
-    if repository.resolve() == template.resolve():
-        return
     for source in sorted(path for model in layout.models for path in (template / model).rglob("*")):
-        target = repository / source.relative_to(template)
         # The template of a checkout may hold generated files as well.
-        if (source.suffix in {".pbtxt", ".py"} or source.name == ".gitkeep") and not target.exists():
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(source, target)
+        if source.suffix in {".pbtxt", ".py"} or source.name == ".gitkeep":
+            copy_missing(source, repository / source.relative_to(template))
+
+
+def copy_missing(source: Path, target: Path) -> None:
+    """Copy a file unless `target` is there."""
+    if not target.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, target)

@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from triton_rerank_build.contract import BACKENDS
 from triton_rerank_build.errors import MissingExtraError, RepositoryError, ServerStartError
 from triton_rerank_build.late_interaction.repository import LATE
 from triton_rerank_build.repository.layout import RERANKER, Layout
 
-BACKENDS = Path(__file__).parent / "backends"
 # Runtime -> (the module it needs, tritonserver's options).
 RUNTIMES = {
     "openvino": ("openvino", ("--model-config-name=cpu",)),

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from triton_rerank.compat.served import Pair, Served, check_ignored, pairs_of
 from triton_rerank.errors import InvalidRequestError
-from triton_rerank.ranking.relevance import sigmoid
 
 if TYPE_CHECKING:
     import numpy as np
@@ -16,7 +15,7 @@ if TYPE_CHECKING:
 Activation = Callable[[Any], Any]
 
 # Where the model runs, how fast, and from where it is loaded: the server decides.
-_ENCODER_IGNORED = frozenset(
+IGNORED = frozenset(
     {
         *("automodel_args", "backend", "batch_size", "cache_dir", "cache_folder", "chunk_size", "classifier_dropout"),
         *(
@@ -80,7 +79,7 @@ class CrossEncoder(Served):
         if num_labels not in (None, 1):
             raise InvalidRequestError(f"num_labels is {num_labels}; a served reranker has one label")
         activation = others.pop("default_activation_function", None) or activation_fn
-        check_ignored("CrossEncoder", {key for key, value in others.items() if value is not None}, _ENCODER_IGNORED)
+        check_ignored("CrossEncoder", {key for key, value in others.items() if value is not None}, IGNORED)
         super().__init__(name, url)
         self.max_length = max_length
         self.activation_fn = None if isinstance(activation, str) else activation
@@ -117,7 +116,7 @@ class CrossEncoder(Served):
         convert_to_numpy = given.pop("convert_to_numpy", convert_to_numpy)
         convert_to_tensor = given.pop("convert_to_tensor", convert_to_tensor)
         activation = given.pop("activation_fn", None) or activation_fn
-        check_ignored("predict", {key for key, value in given.items() if value is not None}, _ENCODER_IGNORED)
+        check_ignored("predict", {key for key, value in given.items() if value is not None}, IGNORED)
         pairs, single = pairs_of(inputs)
         scores = self._activated(self._array(pairs), activation)
         if convert_to_tensor:
@@ -157,7 +156,7 @@ class CrossEncoder(Served):
         for name in _CONVERSIONS:
             given.pop(name, None)
         activation = given.pop("activation_fn", None) or activation_fn
-        check_ignored("rank", {key for key, value in given.items() if value is not None}, _ENCODER_IGNORED)
+        check_ignored("rank", {key for key, value in given.items() if value is not None}, IGNORED)
         texts = list(documents)
         logits = self._array([(query, text) for text in texts])
         scores = self._activated(logits, activation)
@@ -185,7 +184,7 @@ class CrossEncoder(Served):
         if name == "Identity":
             return logits
         if name == "Sigmoid":
-            return np.asarray([sigmoid(float(logit)) for logit in logits], dtype=np.float32)
+            return np.asarray(self.relevance(map(float, logits)), dtype=np.float32)
         if activation is None:
             raise InvalidRequestError(f"the checkpoint names the activation {name}; pass it as activation_fn")
         try:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from triton_rerank.compat.served import Pair, Served, check_ignored, pairs_of
-from triton_rerank.ranking.relevance import sigmoid
 
 # Where the model runs, how fast, and from where it is loaded: the server decides.
 _FLAG_IGNORED = frozenset(
@@ -99,7 +98,7 @@ class FlagReranker(Served):
             self.max_length if max_length is None else max_length,
             self.query_max_length if query_max_length is None else query_max_length,
         )
-        return [sigmoid(logit) for logit in logits] if (self.normalize if normalize is None else normalize) else logits
+        return self.relevance(logits) if (self.normalize if normalize is None else normalize) else logits
 
     def stop_self_pool(self) -> None:
         """Do nothing: FlagEmbedding stops its processes here, and the server is not this program's to stop."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from triton_rerank.client import RerankClient
 from triton_rerank.errors import InvalidRequestError, ModelNotFoundError, UnexpectedResponseError
+from triton_rerank.ranking.relevance import Relevance
 
 if TYPE_CHECKING:
     from triton_rerank.types import ModelInfo
@@ -54,6 +55,12 @@ class Served:
                 logger.warning("asked for %s, but the server has %s: its scores differ", self._checkpoint, served)
         return self._known
 
+    def relevance(self, logits: Iterable[float]) -> list[float]:
+        """Relevance scores, 0 to 1, as the served ensemble defines them: sigmoid(logit) for a cross-encoder."""
+        info = self.info()
+        score = Relevance(info.logit_scale if info is not None else None)
+        return [score(logit) for logit in logits]
+
     def logits(self, pairs: Sequence[Pair], max_length: int | None, query_max_length: int | None) -> list[float]:
         """Raw outputs of the model, in the order of `pairs`."""
         self.info()
@@ -69,7 +76,7 @@ def check_ignored(where: str, given: Iterable[str], ignored: frozenset[str]) -> 
     """Raise TypeError for an argument that may change scores and that this module does not know."""
     if unknown := sorted(set(given) - ignored):
         raise TypeError(
-            f"{where} got {', '.join(unknown)}, which may change scores and which the server does not have; leave it out"
+            f"{where} got {', '.join(unknown)}, which may change scores and is not known to the server; leave it out"
         )
     if given:
         logger.debug("%s: %s decided by the server, ignored", where, ", ".join(sorted(given)))

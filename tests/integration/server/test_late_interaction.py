@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from support import ROOT
-from support.tiny_late import DOCUMENT_LENGTH, DOCUMENTS, QUERIES, QUERY_LENGTH
+from support.tiny_late import DOCUMENT_LENGTH, DOCUMENTS, QUERIES, QUERY_LENGTH, tiny_colbert
+from support.tiny_models import tiny_checkpoint
 from triton_rerank import AsyncRerankClient, InvalidRequestError, RerankClient
+from triton_rerank_build import EmbeddedServer, export
 
 pytestmark = pytest.mark.integration
 
@@ -56,6 +58,20 @@ async def test_the_async_client_says_the_same(colbert, colbert_server):
         assert (await client.rerank(QUERIES[0], DOCUMENTS)).results == colbert.rerank(QUERIES[0], DOCUMENTS).results
         pairs = [(query, DOCUMENTS[0]) for query in QUERIES]
         assert await client.score(pairs) == colbert.score(pairs)
+
+
+def test_one_server_serves_both_ensembles_on_a_cpu(colbert, tmp_path):
+    repository = tmp_path / "repository"
+    export(str(tiny_colbert(tmp_path / "colbert")), repository=repository)
+    export(str(tiny_checkpoint(tmp_path / "cross-encoder", "bert")), repository=repository)
+    config = repository / "late_encoder/configs/cpu.pbtxt"
+    config.write_text(config.read_text().replace('string_value: "auto"', 'string_value: "f32"'))
+    with EmbeddedServer(repository) as server:
+        assert server.models == ("reranker", "late_interaction")
+        with RerankClient(server.grpc_url, "late_interaction") as late, RerankClient(server.grpc_url) as reranker:
+            logits = [result.logit for result in late.rerank(QUERIES[0], DOCUMENTS).results]
+            assert len(set(reranker.score([(QUERIES[0], text) for text in DOCUMENTS], normalize=False))) > 1
+    assert logits == pytest.approx([result.logit for result in colbert.rerank(QUERIES[0], DOCUMENTS).results], abs=1e-3)
 
 
 def test_long_documents_are_scored_in_parts(colbert):

@@ -81,6 +81,18 @@ def test_the_same_again_does_nothing_and_another_needs_force(colbert_repository,
         export(str(checkpoint), repository=repository, max_length=64)
 
 
+def test_an_installation_of_an_earlier_release_gets_the_modules_that_its_models_share(colbert_repository, tmp_path):
+    checkpoint = colbert_repository.parent / "tiny"
+    repository = shutil.copytree(colbert_repository, tmp_path / "repository")
+    shared = [repository / "late_tokenizer/1/text_pairs.py", repository / "late_scorer/1/micro_batch_cuts.py"]
+    before = [path.read_bytes() for path in shared]
+    for path in shared:
+        path.unlink()
+    manifest = verify_late(repository)
+    assert export(str(checkpoint), repository=repository) == manifest == verify_late(repository)
+    assert [path.read_bytes() for path in shared] == before
+
+
 def test_a_vector_that_differs_is_told(colbert_repository):
     source = resolve_checkpoint(str(colbert_repository.parent / "tiny"))
     tokenizer = Tokenizer.from_file(str(source.folder / "tokenizer.json"))

@@ -41,6 +41,7 @@ def test_a_new_folder_becomes_a_whole_repository(built):
         "reranker/config.pbtxt",
         "tokenizer/config.pbtxt",
         "tokenizer/1/model.py",
+        "tokenizer/1/text_pairs.py",
         "cross_encoder/config.pbtxt",
         "cross_encoder/configs/cpu.pbtxt",
         "cross_encoder/configs/tensorrt.pbtxt",
@@ -66,7 +67,7 @@ def test_generated_files_of_the_template_are_not_copied(tmp_path):
         (template / name).write_text("generated")
     complete_from_template(tmp_path / "target", template)
     copied = {path.name for path in (tmp_path / "target").rglob("*") if path.is_file()}
-    assert copied <= {"config.pbtxt", "cpu.pbtxt", "tensorrt.pbtxt", "model.py", ".gitkeep"}
+    assert copied <= {"config.pbtxt", "cpu.pbtxt", "tensorrt.pbtxt", "model.py", "text_pairs.py", ".gitkeep"}
 
 
 @pytest.mark.parametrize("force", [False, True])
@@ -75,6 +76,18 @@ def test_the_same_again_does_nothing(built, force):
     before = times(repository)
     assert export(str(checkpoint), repository=repository, force=force) == verify(repository)
     assert {path: time for path, time in times(repository).items() if path in before} == before
+
+
+def test_an_intact_installation_of_an_earlier_release_gets_the_committed_files_that_it_lacks(built, repository):
+    checkpoint, _ = built
+    own = repository / "tokenizer/1/model.py"
+    own.write_text("# of an earlier release, which needs no other file")
+    (repository / "tokenizer/1/text_pairs.py").unlink()
+    manifest = verify(repository)
+    assert export(str(checkpoint), repository=repository) == manifest == verify(repository)
+    added = (repository / "tokenizer/1/text_pairs.py").read_bytes()
+    assert added == (template_repository() / "tokenizer/1/text_pairs.py").read_bytes()
+    assert own.read_text() == "# of an earlier release, which needs no other file"
 
 
 def test_another_installation_is_not_overwritten_without_force(built, repository, tmp_path):

@@ -2,10 +2,10 @@
 
 import ast
 import re
+import shutil
 import subprocess
 import sys
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 import yaml
@@ -14,7 +14,9 @@ from tritonclient.grpc import model_config_pb2
 
 from support import ROOT
 from triton_rerank_build.cli.main import _parser
-from triton_rerank_build.late_interaction.repository import TEMPLATES
+from triton_rerank_build.contract import BACKENDS
+from triton_rerank_build.late_interaction.repository import complete_late
+from triton_rerank_build.repository.layout import complete_from_template, template_repository
 from triton_rerank_build.serving import tritonserver
 from triton_rerank_build.support.files import CACHE_VARIABLE
 from triton_rerank_build.tensorrt.prepare import WORK_FOLDER
@@ -187,38 +189,44 @@ def test_every_backend_is_in_the_image(service):
     target = SERVICES[service]["build"]["target"]
     own = re.findall(r"^COPY \S+ /opt/tritonserver/backends/(\S+)$", "\n".join(lines_of(target)), re.M)
     for name in own:
-        assert (Path(tritonserver.BACKENDS) / name / "model.py").is_file()
+        assert (BACKENDS / name / "model.py").is_file()
     for model in ("reranker", "tokenizer", "cross_encoder"):
         config = config_of(model, config_name(service))
         backend = config.backend or {"tensorrt_plan": "tensorrt", "ensemble": None}[config.platform]
         assert backend is None or backend in NVIDIA_BACKENDS | set(own), f"{model} needs {backend}"
 
 
-def imported(path):
-    """Packages that a model.py needs beyond Python, numpy and what Triton gives it."""
+def imported(*paths):
+    """Packages that these files need beyond Python, numpy, each other and what Triton gives them."""
     names = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            names |= {alias.name.split(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            names.add(node.module.split(".")[0])
+    for path in paths:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                names |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                names.add(node.module.split(".")[0])
+    names -= {path.stem for path in paths}
     return names - sys.stdlib_module_names - {"numpy", "triton_python_backend_utils"}
 
 
 @pytest.mark.parametrize(
-    ("target", "model"),
+    ("target", "model", "needed"),
     [
-        ("server", ROOT / "model_repository/tokenizer/1/model.py"),
-        ("server-cpu", ROOT / "model_repository/tokenizer/1/model.py"),
-        ("server-cpu", tritonserver.BACKENDS / "rerank_openvino/model.py"),
-        ("server-cpu", tritonserver.BACKENDS / "encode_openvino/model.py"),
-        ("server", TEMPLATES / "late_tokenizer/1/model.py"),
+        ("server", "models/tokenizer/1", {"tokenizers"}),
+        ("server", "models/late_tokenizer/1", {"tokenizers"}),
+        ("server", "models/late_scorer/1", set()),
+        ("server-cpu", "models/tokenizer/1", {"tokenizers"}),
+        ("server-cpu", "backends/rerank_openvino", {"openvino"}),
+        ("server-cpu", "backends/encode_openvino", {"openvino"}),
     ],
 )
-def test_every_import_is_installed_in_the_image(target, model):
+def test_every_import_is_installed_in_the_image(target, model, needed, tmp_path):
+    complete_from_template(tmp_path / "models", template_repository())
+    complete_late(tmp_path / "models")
+    shutil.copytree(BACKENDS, tmp_path / "backends")
     installed = set(re.findall(r"([a-z_-]+)==[\d.]+", "\n".join(lines_of(target))))
-    assert imported(model)
-    assert imported(model) <= installed
+    assert imported(*(tmp_path / model).glob("*.py")) == needed
+    assert needed <= installed
 
 
 def test_the_health_check_needs_nothing_installed():

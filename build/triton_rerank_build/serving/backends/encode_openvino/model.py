@@ -1,10 +1,10 @@
 """Triton backend `encode_openvino`: runs an encoder's ONNX file on a CPU, in OpenVINO: token ids -> vectors.
 
-Unlike `rerank_openvino` it neither drops padding nor joins requests: a row's vectors are wanted for every one of its
-tokens, and who asks (`late_scorer`) sends rows of similar length in batches of the right size.
+Unlike `rerank_openvino` it neither drops padding nor joins requests: its caller, `late_scorer`, sends rows of similar
+length in batches of the right size.
 
-Stands alone on purpose: beside it only `numpy` and `openvino` are needed, on a laptop and in a container alike.
-Every setting is one of the `parameters` of the model's config (see late_encoder/configs/cpu.pbtxt).
+Runs inside Triton's Python stub; needs only `numpy` and `openvino`, on a laptop and in NVIDIA's container. Every
+setting is one of the `parameters` of the model's config (see late_encoder/configs/cpu.pbtxt).
 """
 
 import json
@@ -24,11 +24,11 @@ class TritonPythonModel:
     """Triton's entry points."""
 
     def initialize(self, args):
-        """Compile the graph, and run it so that READY means warm."""
+        """Compile the graph and run it at several shapes, so that READY means warm."""
         config = json.loads(args["model_config"])
         self.name = args["model_name"]
         folder = Path(args["model_repository"]) / args["model_version"]
-        # Links are followed here: the runtimes refuse weights that a link leads out of the model's own folder.
+        # Links are resolved here: the runtimes refuse weights that a link leads out of the model's own folder.
         path = (folder / (config.get("default_model_filename") or "model.onnx")).resolve()
         if not path.exists():
             raise pb_utils.TritonModelException(f"{path} is missing: run `triton-rerank-build export CHECKPOINT`")
@@ -47,14 +47,14 @@ class TritonPythonModel:
         )
 
     def execute(self, requests):
-        """Answer one request after the other; those that nobody waits for any more are left out."""
+        """Answer one request after the other, with an error where the timeout has passed."""
         started = time.monotonic()
         return [self.answer(request, started) for request in requests]
 
     def answer(self, request, started):
-        """The vectors of one request, or its own error; the instance lives on."""
+        """The vectors of one request, or an error; the instance goes on."""
         if time.monotonic() - started > (request.timeout() / 1e6 or math.inf):
-            # Triton's own words for a request that expires in the queue, so that clients know them.
+            # Triton's own words for a request that expires in the queue: clients recognise them.
             return failure("Request timeout expired", pb_utils.TritonError.UNAVAILABLE)
         ids, mask = (
             pb_utils.get_input_tensor_by_name(request, name).as_numpy() for name in ("input_ids", "attention_mask")
@@ -63,12 +63,12 @@ class TritonPythonModel:
             return failure(problem, pb_utils.TritonError.INVALID_ARG)
         try:
             vectors = self.vectors(ids, mask)
-        except RuntimeError as error:  # OpenVINO's own
+        except RuntimeError as error:  # from OpenVINO
             return failure(f"{self.name}: {str(error).strip().splitlines()[-1]}", pb_utils.TritonError.INTERNAL)
         return pb_utils.InferenceResponse([pb_utils.Tensor("vectors", vectors)])
 
     def problem(self, ids, mask):
-        """What is wrong with a request, None if nothing: OpenVINO itself reads past its tables in silence."""
+        """What is wrong with a request, None if nothing: OpenVINO reads beyond its tables without an error."""
         if ids.ndim != 2 or ids.shape[1] < 1 or ids.shape != mask.shape:
             return f"input_ids has shape {list(ids.shape)} and attention_mask {list(mask.shape)}"
         if ids.shape[1] > self.max_length:
@@ -94,7 +94,7 @@ def compile_properties(config, core):
     properties = {
         "INFERENCE_PRECISION_HINT": precision,
         "INFERENCE_NUM_THREADS": int(values["threads"]) or max(1, len(os.sched_getaffinity(0)) // instances),
-        # One stream: every core works on the same batch.
+        # One stream: all cores work on the same batch.
         "NUM_STREAMS": 1,
         "PERFORMANCE_HINT": "LATENCY",
     }
@@ -104,5 +104,5 @@ def compile_properties(config, core):
 
 
 def failure(message, code):
-    """An error answer to one request."""
+    """An error response to one request."""
     return pb_utils.InferenceResponse(error=pb_utils.TritonError(message, code))

@@ -1,9 +1,9 @@
-"""A stand-in for NVIDIA's ONNX Runtime backend, where tritonserver comes from PyPI and has none.
+"""Triton backend `onnxruntime`: stands in for NVIDIA's ONNX Runtime backend, which the tritonserver from PyPI lacks.
 
-It lets the GPU's config.pbtxt and its artefact run unchanged on a laptop, so that tests cover them: requests are
-joined on the batch axis, run once, and split again. It refuses what the native backend refuses, so that the laptop
-is never more permissive than production: ragged inputs, and tensors whose names, types or dims are not the graph's.
-One failing batch fails every request in it, as there; the instance lives on.
+The GPU's config.pbtxt and its artefact run unchanged on a laptop, so tests cover them. The backend joins requests on
+the batch axis, runs the graph once, and splits the outputs. It refuses at load what the native backend refuses: ragged
+inputs, and tensors whose names, types or dims are not the graph's. As in the native backend, a failing batch fails all
+of its requests and the instance goes on.
 """
 
 import json
@@ -21,10 +21,10 @@ class TritonPythonModel:
     """Triton's entry points."""
 
     def initialize(self, args):
-        """Load the artefact with the config's thread counts, and hold the config to the graph."""
+        """Load the artefact with the config's thread counts, and compare the config with the graph."""
         config = json.loads(args["model_config"])
         folder = Path(args["model_repository"]) / args["model_version"]
-        # Links are followed here: the runtimes refuse weights that a link leads out of the model's own folder.
+        # Links are resolved here: the runtimes refuse weights that a link leads out of the model's own folder.
         path = (folder / (config.get("default_model_filename") or "model.onnx")).resolve()
         if not path.exists():
             raise pb_utils.TritonModelException(f"{path} is missing: run `triton-rerank-build export CHECKPOINT`")
@@ -37,7 +37,7 @@ class TritonPythonModel:
         check(config, "output", self.session.get_outputs())
 
     def execute(self, requests):
-        """Join, run once, split."""
+        """Join the requests, run the graph once, split the outputs."""
         feeds = [
             {name: pb_utils.get_input_tensor_by_name(request, name).as_numpy() for name in self.inputs}
             for request in requests
@@ -45,7 +45,7 @@ class TritonPythonModel:
         try:
             joined = {name: np.concatenate([feed[name] for feed in feeds]) for name in self.inputs}
             outputs = self.session.run(self.outputs, joined)
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is the answer to these requests alone
+        except Exception as error:  # noqa: BLE001 - ONNX Runtime raises many types; each fails these requests alone
             failure = pb_utils.TritonError(f"onnx runtime error: {error}", pb_utils.TritonError.INTERNAL)
             return [pb_utils.InferenceResponse(error=failure) for _ in requests]
         ends = np.cumsum([len(feed[self.inputs[0]]) for feed in feeds])[:-1]
@@ -59,7 +59,7 @@ class TritonPythonModel:
 
 
 def session_options(config):
-    """Thread counts from the fields the native backend reads; by default the cores shared by the instances."""
+    """Thread counts from the parameters that the native backend reads; by default the instances share the cores."""
     values = {name: value["string_value"] for name, value in config.get("parameters", {}).items()}
     instances = sum(group.get("count", 1) for group in config["instance_group"])
     options = onnxruntime.SessionOptions()
@@ -72,7 +72,7 @@ def session_options(config):
 
 
 def check(config, kind, graph):
-    """Refuse at load what the native backend refuses: ragged inputs, other names, types or dims than the graph's."""
+    """Raise unless the config's inputs or outputs (`kind`) are dense and have the graph's names, types and dims."""
     name = config["name"]
     graph = {item.name: item for item in graph}
     for item in config[kind]:

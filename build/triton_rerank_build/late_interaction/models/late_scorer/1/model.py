@@ -1,11 +1,12 @@
-"""Scorer of late interaction: token ids of (query, document) pairs -> logits, with the vectors of texts kept.
+"""Scorer of late interaction: token ids of (query, document) pairs -> logits, with a cache of the texts' vectors.
 
-Stands alone on purpose: in NVIDIA's container only `numpy` is there beside it.
+Runs inside Triton's Python stub, with micro_batch_cuts.py beside it (`export` copies it there from the backend
+`rerank_openvino`); needs only `numpy`.
 
-For each scored vector of the query the largest dot product over the document's scored vectors; their mean, times
-`logit_scale`. The vectors come from `late_encoder`, once for each text: they are kept as fp16, under a digest of token
-ids and roles, up to `cache_bytes`. What was just computed is rounded to fp16 as well, so that a score does not tell
-whether its vectors were kept.
+The logit is the mean, over the query's scored vectors, of the largest dot product with one of the document's scored
+vectors, times `logit_scale`. `late_encoder` computes the vectors, once for each text: the cache keeps them as fp16,
+under a digest of token ids and roles, up to `cache_bytes`. New vectors are rounded to fp16 before they are scored, so a
+score does not depend on whether its vectors were cached.
 """
 
 import asyncio
@@ -18,24 +19,23 @@ from pathlib import Path
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
+from micro_batch_cuts import cut_by_cost, padded_length
 
-# Roles of tokens, as in late_tokenizer: attended to by the others, scored, or both. 0 is padding.
+# The role of a token, as in late_tokenizer: other tokens attend to it, its vector counts in the score, or both. 0 is
+# padding.
 ATTENDED, SCORED = 1, 2
-# Rows are padded to a multiple of it: runtimes prepare kernels once per shape, and join requests of equal length.
-LENGTH_STEP = 16
-# What a run of the encoder costs apart from its tokens, in tokens, as in rerank_openvino.
-RUN_TOKENS = 64
-# What Python holds for an entry beside its vectors: the key, the array's header, a place in the order of use.
+# What Python holds for an entry beside its vectors: the key, the array's header, a node in the order of use.
 ENTRY_BYTES = 400
-EXPIRED = "Request timeout expired"  # Triton's own words for a request that expires in the queue
+# Triton's own words for a request that expires in the queue: clients recognise them.
+EXPIRED = "Request timeout expired"
 
 
 class BadRequestError(ValueError):
-    """The request itself is wrong: it gets INVALID_ARGUMENT with this message, its neighbours get their answers."""
+    """The request is invalid: it gets INVALID_ARGUMENT and this message; the others of its batch get their answers."""
 
 
 class EncoderError(RuntimeError):
-    """`late_encoder` gave no vectors: an error for the requests that wait for them, and for no other."""
+    """`late_encoder` returned no vectors: an error for the requests that need them, and for no other."""
 
 
 class Text:
@@ -47,45 +47,45 @@ class Text:
 
 
 class Vectors:
-    """Vectors of texts by key, those used longest ago first; never more bytes than allowed."""
+    """Vectors of texts by key, least recently used first; never more bytes than `limit_bytes`."""
 
     def __init__(self, limit_bytes):
         self.limit_bytes, self.bytes = limit_bytes, 0
         self.entries = OrderedDict()
 
     def get(self, key):
-        """The vectors under `key`, which are now the last used; None if they are not here."""
+        """The vectors under `key`, now the most recently used; None if there are none."""
         vectors = self.entries.get(key)
         if vectors is not None:
             self.entries.move_to_end(key)
         return vectors
 
     def put(self, key, vectors):
-        """Keep vectors; the number of entries that went for it."""
+        """Keep vectors; returns the number of entries evicted for them."""
         size = vectors.nbytes + ENTRY_BYTES
         if size > self.limit_bytes or key in self.entries:
             return 0
-        gone = 0
+        evicted = 0
         while self.bytes + size > self.limit_bytes:
             _, oldest = self.entries.popitem(last=False)
             self.bytes -= oldest.nbytes + ENTRY_BYTES
-            gone += 1
+            evicted += 1
         self.entries[key] = vectors
         self.bytes += size
-        return gone
+        return evicted
 
 
 class Metrics:
-    """The cache's own figures, beside Triton's on the metrics port."""
+    """The cache's metrics, beside Triton's own on the metrics port."""
 
     def __init__(self, model):
         family, counter = pb_utils.MetricFamily, pb_utils.MetricFamily.COUNTER
-        # Families are held: Triton drops one that nobody holds.
+        # Triton drops a family once Python holds no reference to it.
         self.families = [
-            family("late_interaction_cache_hits_total", "Texts whose vectors were kept", counter),
+            family("late_interaction_cache_hits_total", "Texts whose vectors were cached", counter),
             family("late_interaction_cache_misses_total", "Texts that were encoded", counter),
             family("late_interaction_cache_evictions_total", "Texts dropped for lack of room", counter),
-            family("late_interaction_cache_bytes", "Memory of kept vectors", pb_utils.MetricFamily.GAUGE),
+            family("late_interaction_cache_bytes", "Memory of cached vectors", pb_utils.MetricFamily.GAUGE),
         ]
         hits, misses, evictions, size = self.families
         kinds = {kind: {"model": model, "kind": kind} for kind in ("query", "document")}
@@ -93,8 +93,8 @@ class Metrics:
         self.misses = {kind: misses.Metric(labels=labels) for kind, labels in kinds.items()}
         self.evictions, self.bytes = (entry.Metric(labels={"model": model}) for entry in (evictions, size))
 
-    def tell(self, texts, missing, evictions, size):
-        """Count an execution's texts. Each call of Triton crosses processes, so there are few."""
+    def count(self, texts, missing, evictions, size):
+        """Count an execution's texts, in few calls: each one crosses processes."""
         for kind, hits in self.hits.items():
             misses = sum(text.kind == kind for text in missing)
             self.misses[kind].increment(misses)
@@ -107,7 +107,7 @@ class TritonPythonModel:
     """Triton's entry points."""
 
     def initialize(self, args):
-        """Read the settings; the cache starts empty."""
+        """Read the settings; the cache is empty at the start."""
         config = json.loads(args["model_config"])
         parameters = {name: value["string_value"] for name, value in config["parameters"].items()}
         path = Path(args["model_repository"]) / args["model_version"] / "manifest.json"
@@ -124,33 +124,33 @@ class TritonPythonModel:
         self.metrics = Metrics(args["model_name"])
 
     async def execute(self, requests):
-        """Score the pairs of all requests together; a request that is wrong or fails is alone in that."""
-        outcomes, pairs_of = {}, {}
-        for place, request in enumerate(requests):
+        """Score the pairs of all requests together; a request that is invalid or fails does not affect the others."""
+        responses, pairs_of = [None] * len(requests), {}
+        for index, request in enumerate(requests):
             try:
                 if remaining_us(request) > 0:
-                    pairs_of[place] = self.pairs(request)
+                    pairs_of[index] = self.pairs(request)
                 else:
-                    outcomes[place] = failure(EXPIRED, pb_utils.TritonError.UNAVAILABLE)
+                    responses[index] = failure(EXPIRED, pb_utils.TritonError.UNAVAILABLE)
             except BadRequestError as error:
-                outcomes[place] = failure(str(error), pb_utils.TritonError.INVALID_ARG)
-        timeouts_us = {place: remaining_us(requests[place]) for place in pairs_of}
+                responses[index] = failure(str(error), pb_utils.TritonError.INVALID_ARG)
+        timeouts_us = {index: remaining_us(requests[index]) for index in pairs_of}
         vectors = await self.vectors(pairs_of, timeouts_us)
-        scored = []
-        for place, pairs in pairs_of.items():
+        scorable = []
+        for index, pairs in pairs_of.items():
             found = (vectors[text.key] for pair in pairs for text in pair)
             error = next((value for value in found if isinstance(value, EncoderError)), None)
             if error is None:
-                scored += [(place, at, *pair) for at, pair in enumerate(pairs)]
+                scorable += [(index, row, *pair) for row, pair in enumerate(pairs)]
             else:
                 code = pb_utils.TritonError.UNAVAILABLE if EXPIRED in str(error) else pb_utils.TritonError.INTERNAL
-                outcomes[place] = failure(str(error), code)
-        for place, logits in self.score(scored, vectors).items():
-            outcomes[place] = pb_utils.InferenceResponse([pb_utils.Tensor("logits", logits)])
-        return [outcomes[place] for place in range(len(requests))]
+                responses[index] = failure(str(error), code)
+        for index, logits in self.score(scorable, vectors).items():
+            responses[index] = pb_utils.InferenceResponse([pb_utils.Tensor("logits", logits)])
+        return responses
 
     def pairs(self, request):
-        """The (query, document) pairs of a request, checked: not every runtime refuses ids beyond its tables."""
+        """The (query, document) pairs of a request, checked: not every runtime refuses token ids beyond its tables."""
         sides = [self.texts(request, kind) for kind in ("query", "document")]
         return list(zip(*sides, strict=True))
 
@@ -175,18 +175,18 @@ class TritonPythonModel:
         return texts
 
     async def vectors(self, pairs_of, timeouts_us):
-        """Vectors, or an EncoderError, by key: for every text of `pairs_of` that is not kept, `late_encoder` is asked.
+        """Vectors, or an EncoderError, by key, for every text of `pairs_of`: from the cache or from `late_encoder`.
 
-        A batch of it is dropped when the last of those who wait for its texts has stopped waiting.
+        A batch for `late_encoder` has the longest timeout of the requests that need its texts.
         """
         texts, waits_us = {}, {}
-        for place, pairs in pairs_of.items():
+        for index, pairs in pairs_of.items():
             for text in {text.key: text for pair in pairs for text in pair}.values():
                 texts[text.key] = text
-                waits_us[text.key] = max(waits_us.get(text.key, 0), timeouts_us[place])
+                waits_us[text.key] = max(waits_us.get(text.key, 0), timeouts_us[index])
         found = {key: vectors for key in texts if (vectors := self.cache.get(key)) is not None}
         missing = [text for key, text in texts.items() if key not in found]
-        batches = list(self.batches(missing))
+        batches = self.batches(missing)
         waits = [max(waits_us[text.key] for text in batch) for batch in batches]
         answers = await asyncio.gather(*map(self.encode, batches, waits))
         evictions = 0
@@ -195,28 +195,18 @@ class TritonPythonModel:
                 found[text.key] = vectors
                 if not isinstance(vectors, EncoderError):
                     evictions += self.cache.put(text.key, vectors)
-        self.metrics.tell(texts.values(), missing, evictions, self.cache.bytes)
+        self.metrics.count(texts.values(), missing, evictions, self.cache.bytes)
         return found
 
     def batches(self, texts):
-        """Cut texts, longest first, to lists of `encoder_batch_tokens` once padded, or one, where they cost least."""
+        """Batches of texts, longest first: at most `encoder_batch_tokens` tokens each once padded, or one text."""
         texts = sorted(texts, key=lambda text: len(text.ids), reverse=True)
-        lengths = [self.padded_length(len(text.ids)) for text in texts]
-        costs, ends = [0] * (len(texts) + 1), [0] * len(texts)  # of the texts from each place on
-        for start in reversed(range(len(texts))):
-            size = min(max(1, self.batch_tokens // lengths[start]), self.max_rows, len(texts) - start)
-            costs[start], ends[start] = min(
-                (RUN_TOKENS + lengths[start] * (end - start) + costs[end], end)
-                for end in range(start + 1, start + size + 1)
-            )
-        start = 0
-        while start < len(texts):
-            yield texts[start : ends[start]]
-            start = ends[start]
+        lengths = [padded_length(len(text.ids), self.max_length) for text in texts]
+        return [texts[start:end] for start, end in cut_by_cost(lengths, self.batch_tokens, self.max_rows)]
 
     async def encode(self, batch, wait_us):
-        """For each text its scored vectors, [num_vectors, dim] float16, or the EncoderError that came instead."""
-        length = self.padded_length(len(batch[0].ids))
+        """For each text its scored vectors, [num_vectors, dim] float16, or an EncoderError."""
+        length = padded_length(len(batch[0].ids), self.max_length)
         ids = np.full((len(batch), length), self.pad_id, np.int32)
         mask = np.zeros((len(batch), length), np.int32)
         for row, text in enumerate(batch):
@@ -234,36 +224,33 @@ class TritonPythonModel:
             return [EncoderError(f"{self.encoder}: {response.error().message()}")] * len(batch)
         vectors = pb_utils.get_output_tensor_by_name(response, "vectors").as_numpy()
         vectors = vectors.reshape(len(batch), length, self.dim)
-        return [self.kept(text, rows[: len(text.ids)]) for text, rows in zip(batch, vectors, strict=True)]
+        return [self.scored_vectors(text, rows[: len(text.ids)]) for text, rows in zip(batch, vectors, strict=True)]
 
-    def kept(self, text, vectors):
-        """What is kept of a text's vectors; an EncoderError where they are no numbers."""
-        kept = vectors[text.roles >= SCORED].astype(np.float16)
-        if np.isfinite(kept).all():
-            return kept
-        return EncoderError(f"{self.encoder}: a vector of a {text.kind} holds no number; an fp16 model may overflow")
+    def scored_vectors(self, text, vectors):
+        """Those of a text's vectors that are scored, as fp16; an EncoderError if one is not finite."""
+        scored = vectors[text.roles >= SCORED].astype(np.float16)
+        if np.isfinite(scored).all():
+            return scored
+        message = f"a {text.kind} vector contains NaN or infinity; an fp16 model may overflow"
+        return EncoderError(f"{self.encoder}: {message}")
 
-    def score(self, scored, vectors):
-        """Logits [num_pairs, 1] float32 by place, of (place, row, query, document); a query's documents together."""
+    def score(self, scorable, vectors):
+        """Logits [num_pairs, 1] float32 by request index, of (index, row, query, document)."""
         logits, by_query = {}, {}
-        for place, at, query, document in scored:
-            logits.setdefault(place, []).append(0.0)
-            by_query.setdefault(query.key, []).append((place, at, document.key))
-        for key, wanted in by_query.items():
-            cosines = mean_best_cosines(vectors[key], [vectors[document] for _, _, document in wanted])
-            for (place, at, _), cosine in zip(wanted, cosines, strict=True):
-                logits[place][at] = self.logit_scale * cosine
-        return {place: np.array(values, np.float32)[:, None] for place, values in logits.items()}
-
-    def padded_length(self, length):
-        """`length` rounded up to that of a batch."""
-        return min(-(-length // LENGTH_STEP) * LENGTH_STEP, self.max_length)
+        for index, row, query, document in scorable:
+            logits.setdefault(index, []).append(0.0)
+            by_query.setdefault(query.key, []).append((index, row, document.key))
+        for key, documents in by_query.items():
+            cosines = mean_best_cosines(vectors[key], [vectors[document] for _, _, document in documents])
+            for (index, row, _), cosine in zip(documents, cosines, strict=True):
+                logits[index][row] = self.logit_scale * cosine
+        return {index: np.array(values, np.float32)[:, None] for index, values in logits.items()}
 
 
 def mean_best_cosines(query, documents):
     """For each document the mean, over the query's vectors, of the best dot product with one of the document's.
 
-    A document without vectors is as far as can be, -1; to a query without vectors every document is 0.
+    -1, the lowest cosine, for a document without vectors; 0 for every document of a query without vectors.
     """
     lengths = np.array([len(vectors) for vectors in documents])
     cosines = np.where(lengths == 0, -1.0, 0.0)
@@ -277,7 +264,7 @@ def mean_best_cosines(query, documents):
 
 
 def remaining_us(request):
-    """How long somebody still waits for the answer."""
+    """What is left of the request's timeout, in microseconds; infinity if it has none."""
     expires_at_us = int(pb_utils.get_input_tensor_by_name(request, "expires_at_us").as_numpy()[0, 0])
     return expires_at_us - time.monotonic_ns() // 1000 if expires_at_us else math.inf
 
@@ -291,5 +278,5 @@ def tensor(request, name):
 
 
 def failure(message, code):
-    """An error answer to one request."""
+    """An error response to one request."""
     return pb_utils.InferenceResponse(error=pb_utils.TritonError(message, code))
