@@ -141,7 +141,7 @@ class CrossEncoder(Served):
         """Documents by descending score; documents whose scores are equal, by descending logit.
 
         Args:
-            query: What was searched for.
+            query: The search text.
             documents: Texts.
             top_k: Number of results; all of them if None.
             return_documents: Whether results hold the text.
@@ -197,6 +197,7 @@ class CrossEncoder(Served):
 
 def _named(positional: tuple[Any, ...], others: dict[str, Any]) -> dict[str, Any]:
     """Positional and renamed arguments of releases 3 to 6 under the names of release 6."""
+    order: tuple[str, ...]
     if positional and not isinstance(positional[0], int):
         order = _ORDERS[2]
     elif len(positional) > 2 and type(positional[2]) is int:

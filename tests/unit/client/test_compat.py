@@ -208,6 +208,7 @@ def test_what_may_change_scores_and_is_not_known_is_a_type_error(server, encoder
 
 def test_every_argument_of_the_installed_release_is_known():
     from sentence_transformers import CrossEncoder as original  # noqa: N813  # slow to import
+
     refused = {
         "__init__": {"modules", "prompts", "default_prompt_name", "processor_kwargs", "config_kwargs"},
         "predict": {"prompt_name", "prompt"},
