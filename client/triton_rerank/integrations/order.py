@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Literal
 
 from triton_rerank.errors import InvalidRequestError, RerankError
@@ -13,7 +14,7 @@ logger = logging.getLogger("triton_rerank")
 OnError = Literal["raise", "keep_order"]
 """What follows when the server can't rank: the client's error, or the documents in the order that they came in."""
 
-Order = list[tuple[int, float | None]]
+Order = Sequence[tuple[int, float | None]]
 """(index of a document, relevance score); the score is None where nothing was ranked."""
 
 
