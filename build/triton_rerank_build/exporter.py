@@ -172,4 +172,5 @@ def _manifest(source: Checkpoint, precision: str, max_length: int, parity: "Pari
         artefacts=measure(staged),
         tools=tool_versions(),
         created=now(),
+        activation=source.activation,
     )

@@ -11,6 +11,7 @@ it is told to trust: `Pipeline.loads(text, allowed_modules=["triton_rerank.hayst
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -23,8 +24,9 @@ except ImportError as error:
 
 from triton_rerank.async_client import AsyncRerankClient
 from triton_rerank.client import RerankClient
-from triton_rerank.errors import InvalidRequestError
+from triton_rerank.errors import InvalidRequestError, RerankError
 from triton_rerank.integrations.clients import Clients, tls_to_dict
+from triton_rerank.integrations.order import OnError, Order, after_error, check_on_error, ranked, unranked
 from triton_rerank.ranking.validation import (
     check_length,
     check_optional_int,
@@ -34,7 +36,7 @@ from triton_rerank.ranking.validation import (
     kind_of,
 )
 from triton_rerank.transport.connection import TLS
-from triton_rerank.types import LongDocuments, RerankResponse
+from triton_rerank.types import LongDocuments
 
 __all__ = ["TritonRanker"]
 
@@ -43,7 +45,8 @@ __all__ = ["TritonRanker"]
 class TritonRanker:
     """Ranks documents with a cross-encoder that Triton serves.
 
-    The result holds copies, most relevant first, each with its score, 0 to 1, in `Document.score`. Arguments
+    The result holds copies, most relevant first, each with its score, 0 to 1, in `Document.score`. Of documents with
+    one id, the copy with the higher score is ranked. An empty query returns the documents in their order. Arguments
     are those of `RerankClient` and its `rerank`; `top_n` is called `top_k`, as in Haystack's other rankers.
     Errors are those of `RerankClient` too.
 
@@ -53,18 +56,20 @@ class TritonRanker:
         top_k: How many documents to return; all of them if None.
         max_length: Tokens of a query and document together after truncation; the server's default if None.
         query_max_length: Tokens of the query after truncation; three quarters of `max_length` if None.
-        min_relevance_score: Leave out documents below it, before `top_k` is taken.
-        long_documents: "truncate" or "chunk": whether a document beyond `max_length` is cut off, or scored in parts.
-        priority: Whose turn is next where requests wait at the server, 1 the first; the server's default if None.
+        min_relevance_score: Leave out documents whose relevance score is below it, before `top_k` is taken.
+        long_documents: "truncate" or "chunk": whether a document beyond `max_length` is truncated, or scored in chunks.
+        priority: Priority of the requests in the server's queue, 1 the highest; the server's default if None.
         meta_fields_to_embed: Metadata to put before a document's content in what is scored.
         meta_data_separator: What stands between them.
-        timeout: Seconds for a whole call, retries included; None for no end.
-        max_retries: How often a request may be sent again to a server that is overloaded or gone.
+        timeout: Seconds for a whole call, retries included; None for no limit.
+        max_retries: Retries of a request after an overload or a connection failure.
         request_size: Pairs in one request at most.
-        tls: True for the system's roots, or a `TLS`. Serialized are paths alone, never PEM given as bytes.
+        tls: True for gRPC's bundled root certificates, or a `TLS`. Serialization writes paths, never PEM bytes.
         metadata: gRPC metadata as secrets: {"authorization": Secret.from_env_var("RERANK_AUTHORIZATION")}.
             Haystack serializes the variable's name, and refuses to serialize Secret.from_token.
-        compression: How messages to the server are packed: "gzip", "deflate", or not.
+        compression: "gzip", "deflate" or None: compression of messages to the server.
+        on_error: What follows when the server can't rank: "raise" the client's error, or "keep_order": the first
+            `top_k` documents as they came in, and a warning in the log. An invalid request raises its error in both.
 
     Raises:
         InvalidRequestError: An argument is unusable.
@@ -89,6 +94,7 @@ class TritonRanker:
         tls: bool | TLS = False,
         metadata: dict[str, Secret] | None = None,
         compression: str | None = None,
+        on_error: OnError = "raise",
     ) -> None:
         self.url = url
         self.model = model
@@ -106,15 +112,21 @@ class TritonRanker:
         self.tls = tls
         self.metadata = _check_secrets(metadata or {})
         self.compression = compression
+        self.on_error = check_on_error(on_error)
         self._clients = Clients()
+
+    def __setattr__(self, name: str, value: Any) -> None:  # noqa: ANN401  # of any setting
+        if "_clients" in vars(self):
+            self._clients.check_change(name)
+        object.__setattr__(self, name, value)  # Haystack's decorator makes the class anew, which breaks super()
 
     @component.output_types(documents=list[Document])
     def run(self, query: str, documents: list[Document], top_k: int | None = None) -> dict[str, list[Document]]:
         """Order documents by relevance to a query, most relevant first.
 
         Args:
-            query: What was searched for.
-            documents: What a first stage found. They are not changed.
+            query: The search text.
+            documents: Candidates of a first stage. They are not changed.
             top_k: How many documents to return; the component's `top_k` if None.
 
         Returns:
@@ -124,8 +136,14 @@ class TritonRanker:
             RerankError: See `RerankClient.rerank`.
         """
         client: RerankClient = self._clients.get(self._connection)
-        response = client.rerank(query, self._prepare(documents), **self._options(top_k))
-        return _build(documents, response)
+        documents, options = _without_duplicates(documents), self._options(top_k)
+        if not query.strip():
+            return _build(documents, unranked(len(documents), options["top_n"]))
+        try:
+            order = ranked(client.rerank(query, self._prepare(documents), **options))
+        except RerankError as error:
+            order = after_error(error, self.on_error, len(documents), options["top_n"])
+        return _build(documents, order)
 
     @component.output_types(documents=list[Document])
     async def run_async(
@@ -133,8 +151,14 @@ class TritonRanker:
     ) -> dict[str, list[Document]]:
         """`run`, awaited. Cancelling it cancels its requests on the server."""
         client: AsyncRerankClient = self._clients.get_async(self._connection)
-        response = await client.rerank(query, self._prepare(documents), **self._options(top_k))
-        return _build(documents, response)
+        documents, options = _without_duplicates(documents), self._options(top_k)
+        if not query.strip():
+            return _build(documents, unranked(len(documents), options["top_n"]))
+        try:
+            order = ranked(await client.rerank(query, self._prepare(documents), **options))
+        except RerankError as error:
+            order = after_error(error, self.on_error, len(documents), options["top_n"])
+        return _build(documents, order)
 
     def close(self) -> None:
         """Close the connections of synchronous calls. A later call opens new ones."""
@@ -168,12 +192,13 @@ class TritonRanker:
             tls=tls_to_dict(self.tls),
             metadata={key: secret.to_dict() for key, secret in self.metadata.items()},
             compression=self.compression,
+            on_error=self.on_error,
         )
         return settings
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> TritonRanker:
-        """The component that `to_dict` has described."""
+        """Create a component from the output of `to_dict`."""
         settings = dict(data.get("init_parameters", {}))
         if isinstance(settings.get("tls"), dict):
             settings["tls"] = TLS(**settings["tls"])
@@ -187,7 +212,7 @@ class TritonRanker:
         return {
             "url": self.url,
             "model": self.model,
-            "timeout": None,  # each call brings its own
+            "timeout": None,  # each call passes its own
             "max_retries": self.max_retries,
             "request_size": self.request_size,
             "tls": self.tls,
@@ -215,8 +240,23 @@ class TritonRanker:
         return self.meta_data_separator.join([*fields, document.content or ""])
 
 
-def _build(documents: Sequence[Document], response: RerankResponse) -> dict[str, list[Document]]:
-    return {"documents": [replace(documents[result.index], score=result.relevance_score) for result in response]}
+def _without_duplicates(documents: Sequence[Document]) -> list[Document]:
+    """One document for each id, the copy with the higher score, as Haystack's own rankers do."""
+    best: dict[str, Document] = {}
+    for document in documents:
+        known = best.get(document.id)
+        if known is None or _score(document) > _score(known):
+            best[document.id] = document
+    return list(best.values())
+
+
+def _score(document: Document) -> float:
+    return -math.inf if document.score is None else document.score
+
+
+def _build(documents: Sequence[Document], order: Order) -> dict[str, list[Document]]:
+    found = [documents[index] if score is None else replace(documents[index], score=score) for index, score in order]
+    return {"documents": found}
 
 
 def _check_top_k(top_k: int | None) -> int | None:

@@ -19,8 +19,10 @@ try:
 except ImportError as error:
     raise ImportError('langchain-core is not installed; run: pip install "triton-rerank[langchain]"') from error
 
+from triton_rerank.errors import RerankError
+from triton_rerank.integrations.order import Order, after_error, ranked, unranked
 from triton_rerank.integrations.settings import RerankSettings
-from triton_rerank.types import Document, RerankResponse
+from triton_rerank.types import Document
 
 __all__ = ["TritonRerank"]
 
@@ -31,13 +33,13 @@ class TritonRerank(RerankSettings, BaseDocumentCompressor):
     """Reranks documents with a cross-encoder that Triton serves.
 
     The result holds copies, most relevant first; each has its score, 0 to 1, in
-    `metadata["relevance_score"]`. A call is told to LangChain's callbacks as a run of its own, named
-    "TritonRerank". Errors are those of `RerankClient`.
+    `metadata["relevance_score"]`. An empty query returns the documents in their order, without scores. LangChain's
+    callbacks see a call as a run named "TritonRerank". Errors are those of `RerankClient`; see `on_error`.
     """
 
     text_from: str | list[str] | None = None
-    """What is scored: the page content if None; else a template such as "{title}: {text}", or names of fields
-    to join by newlines. Fields are those of the metadata, "text" (the page content) and "id"."""
+    """The scored text: the page content if None; else a template such as "{title}: {text}", or names of fields
+    joined by newlines. Fields are those of the metadata, "text" (the page content) and "id"."""
 
     def compress_documents(
         self, documents: Sequence[LangChainDocument], query: str, callbacks: Callbacks = None
@@ -45,9 +47,9 @@ class TritonRerank(RerankSettings, BaseDocumentCompressor):
         """Order documents by relevance to a query, most relevant first.
 
         Args:
-            documents: What a first stage found. They are not changed.
-            query: What was searched for.
-            callbacks: LangChain's callbacks, or the manager that a retriever hands on.
+            documents: Candidates of a first stage. They are not changed.
+            query: The search text.
+            callbacks: LangChain's callbacks, or the manager that a retriever passes.
 
         Raises:
             RerankError: See `RerankClient.rerank`.
@@ -55,11 +57,10 @@ class TritonRerank(RerankSettings, BaseDocumentCompressor):
         manager = CallbackManager.configure(inheritable_callbacks=callbacks)
         run = manager.on_chain_start({}, {"query": query, "documents": documents}, name=_NAME)
         try:
-            response = self._client().rerank(query, _prepare(documents), text_from=self.text_from, **self._options())
+            found = _build(documents, self._order(query, documents))
         except BaseException as error:
             run.on_chain_error(error)
             raise
-        found = _build(documents, response)
         run.on_chain_end({"documents": found})
         return found
 
@@ -70,24 +71,42 @@ class TritonRerank(RerankSettings, BaseDocumentCompressor):
         manager = AsyncCallbackManager.configure(inheritable_callbacks=callbacks)
         run = await manager.on_chain_start({}, {"query": query, "documents": documents}, name=_NAME)
         try:
-            response = await self._async_client().rerank(
-                query, _prepare(documents), text_from=self.text_from, **self._options()
-            )
+            found = _build(documents, await self._async_order(query, documents))
         except BaseException as error:
             await run.on_chain_error(error)
             raise
-        found = _build(documents, response)
         await run.on_chain_end({"documents": found})
         return found
+
+    def _order(self, query: str, documents: Sequence[LangChainDocument]) -> Order:
+        if not query.strip():
+            return unranked(len(documents), self.top_n)
+        try:
+            options = self._options()
+            return ranked(self._client().rerank(query, _prepare(documents), text_from=self.text_from, **options))
+        except RerankError as error:
+            return after_error(error, self.on_error, len(documents), self.top_n)
+
+    async def _async_order(self, query: str, documents: Sequence[LangChainDocument]) -> Order:
+        if not query.strip():
+            return unranked(len(documents), self.top_n)
+        try:
+            options = self._options()
+            client = self._async_client()
+            return ranked(await client.rerank(query, _prepare(documents), text_from=self.text_from, **options))
+        except RerankError as error:
+            return after_error(error, self.on_error, len(documents), self.top_n)
 
 
 def _prepare(documents: Sequence[LangChainDocument]) -> list[Document]:
     return [Document(document.page_content, document.id, document.metadata) for document in documents]
 
 
-def _build(documents: Sequence[LangChainDocument], response: RerankResponse) -> list[LangChainDocument]:
-    return [_scored(documents[result.index], result.relevance_score) for result in response]
+def _build(documents: Sequence[LangChainDocument], order: Order) -> list[LangChainDocument]:
+    return [_scored(documents[index], score) for index, score in order]
 
 
-def _scored(document: LangChainDocument, relevance_score: float) -> LangChainDocument:
+def _scored(document: LangChainDocument, relevance_score: float | None) -> LangChainDocument:
+    if relevance_score is None:
+        return document
     return document.model_copy(update={"metadata": {**document.metadata, "relevance_score": relevance_score}})

@@ -23,9 +23,9 @@ try:
 except ImportError as error:
     raise ImportError('llama-index-core is not installed; run: pip install "triton-rerank[llama-index]"') from error
 
-from triton_rerank.errors import InvalidRequestError
+from triton_rerank.errors import InvalidRequestError, RerankError
+from triton_rerank.integrations.order import Order, after_error, ranked, unranked
 from triton_rerank.integrations.settings import RerankSettings
-from triton_rerank.types import RerankResponse
 
 __all__ = ["TritonRerank"]
 
@@ -36,12 +36,13 @@ class TritonRerank(RerankSettings, BaseNodePostprocessor):
     """Reranks nodes with a cross-encoder that Triton serves.
 
     The result holds the nodes, most relevant first, each with its score, 0 to 1, in `NodeWithScore.score`. What
-    came in is not changed. Errors are those of `RerankClient`.
+    came in is not changed. An empty query returns the nodes in their order. Errors are those of `RerankClient`; see
+    `on_error`.
     """
 
     metadata_mode: MetadataMode = MetadataMode.EMBED
-    """Which metadata stands before a node's text in what is scored, as LlamaIndex's own rerankers have it: all
-    but `excluded_embed_metadata_keys`. `MetadataMode.NONE` for the text alone."""
+    """Metadata that precedes a node's text in the scored text. The default is that of LlamaIndex's own rerankers: all
+    but `excluded_embed_metadata_keys`. `MetadataMode.NONE` scores the text only."""
 
     @classmethod
     def class_name(cls) -> str:
@@ -52,26 +53,40 @@ class TritonRerank(RerankSettings, BaseNodePostprocessor):
         self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
     ) -> list[NodeWithScore]:
         query = _query(query_bundle)
-        with self._told(nodes, query) as found:
-            response = self._client().rerank(query, self._prepare(nodes), **self._options())
-            found.extend(_build(nodes, response))
+        with self._events(nodes, query) as found:
+            found.extend(_build(nodes, self._order(query, nodes)))
         return found
 
     async def _apostprocess_nodes(
         self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
     ) -> list[NodeWithScore]:
         query = _query(query_bundle)
-        with self._told(nodes, query) as found:
-            response = await self._async_client().rerank(query, self._prepare(nodes), **self._options())
-            found.extend(_build(nodes, response))
+        with self._events(nodes, query) as found:
+            found.extend(_build(nodes, await self._async_order(query, nodes)))
         return found
+
+    def _order(self, query: str, nodes: Sequence[NodeWithScore]) -> Order:
+        if not query.strip():
+            return unranked(len(nodes), self.top_n)
+        try:
+            return ranked(self._client().rerank(query, self._prepare(nodes), **self._options()))
+        except RerankError as error:
+            return after_error(error, self.on_error, len(nodes), self.top_n)
+
+    async def _async_order(self, query: str, nodes: Sequence[NodeWithScore]) -> Order:
+        if not query.strip():
+            return unranked(len(nodes), self.top_n)
+        try:
+            return ranked(await self._async_client().rerank(query, self._prepare(nodes), **self._options()))
+        except RerankError as error:
+            return after_error(error, self.on_error, len(nodes), self.top_n)
 
     def _prepare(self, nodes: Sequence[NodeWithScore]) -> list[str]:
         return [node.node.get_content(metadata_mode=self.metadata_mode) for node in nodes]
 
     @contextmanager
-    def _told(self, nodes: list[NodeWithScore], query: str) -> Iterator[list[NodeWithScore]]:
-        """Tell LlamaIndex of a call's begin and end; the block fills the list with its result."""
+    def _events(self, nodes: list[NodeWithScore], query: str) -> Iterator[list[NodeWithScore]]:
+        """Send LlamaIndex's events at the start and end of a call; the block fills the list with its result."""
         found: list[NodeWithScore] = []
         wanted = len(nodes) if self.top_n is None else self.top_n
         _dispatcher.event(ReRankStartEvent(query=query, nodes=nodes, top_n=wanted, model_name=self.model))
@@ -93,5 +108,7 @@ def _query(query_bundle: QueryBundle | None) -> str:
     return query_bundle.query_str
 
 
-def _build(nodes: Sequence[NodeWithScore], response: RerankResponse) -> list[NodeWithScore]:
-    return [nodes[result.index].model_copy(update={"score": result.relevance_score}) for result in response]
+def _build(nodes: Sequence[NodeWithScore], order: Order) -> list[NodeWithScore]:
+    return [
+        nodes[index] if score is None else nodes[index].model_copy(update={"score": score}) for index, score in order
+    ]

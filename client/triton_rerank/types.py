@@ -149,3 +149,6 @@ class ModelInfo:
     logit_scale: float | None = None
     """In late interaction the largest possible logit: a relevance score is logit / logit_scale, the mean cosine of each
     query vector's best match. None for a cross-encoder, whose relevance score is sigmoid(logit)."""
+    activation: str | None = None
+    """The function of logits that the checkpoint's configuration names for sentence-transformers, such as "Sigmoid" or
+    "Identity"; None if it names none. It changes no score here; `triton_rerank.compat.CrossEncoder` applies it."""

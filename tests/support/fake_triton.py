@@ -91,6 +91,7 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
         self.max_batch_size = max_batch_size
         self.max_tokens = max_tokens
         self.priority_levels = 6
+        self.about = {"checkpoint": "fake", "precision": "fp32", "max_length": 8192, "default_max_length": 512}
         self._lock = threading.Lock()
         sizes = [
             ("grpc.max_send_message_length", -1),
@@ -168,8 +169,7 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
         return response
 
     def _describe(self, request):
-        about = {"checkpoint": "fake", "precision": "fp32", "max_length": 8192, "default_max_length": 512}
-        raw = json.dumps(about).encode()
+        raw = json.dumps(self.about).encode()
         response = service_pb2.ModelInferResponse(model_name=request.model_name)
         response.outputs.add(name="model_info", datatype="BYTES", shape=[1, 1])
         response.raw_output_contents.append(struct.pack("<I", len(raw)) + raw)

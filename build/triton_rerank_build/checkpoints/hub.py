@@ -10,6 +10,7 @@ _SMALL_FILES = [
     "tokenizer_config.json",
     "special_tokens_map.json",
     "artifact.metadata",
+    "config_sentence_transformers.json",
 ]
 _SAFETENSORS = ["model.safetensors", "model-*.safetensors", "model.safetensors.index.json"]
 _PICKLES = ["pytorch_model.bin", "pytorch_model-*.bin", "pytorch_model.bin.index.json"]

@@ -30,6 +30,8 @@ class Checkpoint:
         limit: Most tokens of a pair, or of a text in late interaction, that the checkpoint can take.
         late_interaction: Whether it is to be an encoder of texts, rather than a cross-encoder.
         colbert: Whether its encoder is ColBERT's, with a projection and `COLBERT_FILE`.
+        activation: Name of the function of logits that its configuration names for sentence-transformers, such as
+            "Identity"; None if it names none.
     """
 
     name: str
@@ -39,6 +41,7 @@ class Checkpoint:
     limit: int
     late_interaction: bool = False
     colbert: bool = False
+    activation: str | None = None
 
     def resolve_max_length(self, requested: int | None) -> int:
         """The length to export for.
@@ -113,7 +116,9 @@ def inspect_folder(
         small = [folder / name for name in ("config.json", "tokenizer.json", *([COLBERT_FILE] if colbert else []))]
         revision = _digest([*small, *weights])
     limit = _limit(folder, config, family, name)
-    return Checkpoint(name, folder, revision, family, limit, late_interaction, colbert)
+    return Checkpoint(
+        name, folder, revision, family, limit, late_interaction, colbert, _activation(folder, config, name)
+    )
 
 
 def read_json(path: Path, name: str) -> dict[str, Any]:
@@ -131,6 +136,23 @@ def read_json(path: Path, name: str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UnsupportedModelError(f"{path.name} of {name} holds no JSON object")
     return content
+
+
+def _activation(folder: Path, config: Mapping[str, Any], name: str) -> str | None:
+    """The last name of the activation's path, which sentence-transformers has kept in three places.
+
+    `sentence_transformers.activation_fn` of config.json since release 4, `sbert_ce_default_activation_function` there
+    before, and `activation_fn` of config_sentence_transformers.json since release 6.
+    """
+    beside = folder / "config_sentence_transformers.json"
+    settings = config.get("sentence_transformers")
+    paths = (
+        (read_json(beside, name) if beside.is_file() else {}).get("activation_fn"),
+        settings.get("activation_fn") if isinstance(settings, Mapping) else None,
+        config.get("sbert_ce_default_activation_function"),
+    )
+    path = next((path for path in paths if isinstance(path, str) and path), None)
+    return path.rpartition(".")[2] if path else None
 
 
 def _require_folder(folder: Path) -> None:

@@ -82,6 +82,7 @@ class Manifest:
         tools: Versions of what made it, by distribution name.
         created: UTC, ISO 8601.
         engine: The plan that `engine` made of the graph; None before.
+        activation: See `Checkpoint`; `triton_rerank.compat.CrossEncoder` applies it.
     """
 
     checkpoint: str
@@ -97,6 +98,7 @@ class Manifest:
     tools: Mapping[str, str]
     created: str
     engine: Engine | None = None
+    activation: str | None = None
 
     def to_json(self) -> str:
         """The text of `manifest.json`."""

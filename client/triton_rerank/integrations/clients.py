@@ -1,4 +1,4 @@
-"""What the framework adapters share: the two clients of a component, and TLS as plain values."""
+"""The two clients of an adapter component, and TLS settings as plain values."""
 
 from __future__ import annotations
 
@@ -11,23 +11,44 @@ from typing import Any
 
 from triton_rerank.async_client import AsyncRerankClient
 from triton_rerank.client import RerankClient
+from triton_rerank.errors import InvalidRequestError
 from triton_rerank.transport.connection import TLS
 
+CONNECTION_SETTINGS = frozenset(
+    {"url", "model", "max_retries", "request_size", "pairs_per_request", "tls", "metadata", "compression"}
+)
+
 Connect = Callable[[], Mapping[str, Any]]
-"""The arguments that a client is made with, asked for when one is made."""
+"""Returns the arguments of a new client."""
 
 
 class Clients:
-    """The clients of one component: made with the first call, kept for the next, closed together.
+    """The clients of one component: the first call opens them, later calls reuse them, one method closes them.
 
-    There is one `RerankClient` for all threads and one `AsyncRerankClient` for each running event loop. A copy
-    of a component, or one that went through pickle, starts without any. After closing, a call opens anew.
+    All threads share one `RerankClient`; each running event loop has an `AsyncRerankClient`. A copied or unpickled
+    component starts without clients. A call after closing opens new ones.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._client: RerankClient | None = None
         self._async_clients: dict[asyncio.AbstractEventLoop, AsyncRerankClient] = {}
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a call has opened a connection that is not closed."""
+        return self._client is not None or any(not loop.is_closed() for loop in self._async_clients)
+
+    def check_change(self, name: str) -> None:
+        """Refuse to change a setting of connections while one is open, which would not follow.
+
+        Raises:
+            InvalidRequestError: `name` is such a setting and a connection is open.
+        """
+        if name in CONNECTION_SETTINGS and self.is_open:
+            raise InvalidRequestError(
+                f"{name} can't change while connections are open; close them first, or make another component"
+            )
 
     def get(self, connect: Connect) -> RerankClient:
         """The client for threads."""
@@ -65,7 +86,7 @@ class Clients:
         self._async_clients = {loop: client for loop, client in self._async_clients.items() if not loop.is_closed()}
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Clients)  # what is open is no part of a component's value
+        return isinstance(other, Clients)  # open connections are not part of a component's value
 
     def __hash__(self) -> int:
         return hash(Clients)

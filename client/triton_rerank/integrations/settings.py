@@ -9,16 +9,17 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, field
 
 from triton_rerank.async_client import AsyncRerankClient
 from triton_rerank.client import RerankClient
-from triton_rerank.integrations.clients import Clients, tls_to_dict
+from triton_rerank.integrations.clients import CONNECTION_SETTINGS, Clients, tls_to_dict
+from triton_rerank.integrations.order import OnError
 from triton_rerank.transport.connection import TLS
 
 Self = TypeVar("Self", bound="RerankSettings")
 
 
 class RerankSettings(BaseModel):
-    """Where the server is and what a call asks of it: the arguments of `RerankClient` and its `rerank`.
+    """The arguments of `RerankClient` and its `rerank`, as fields.
 
-    Connections open with the first call and are kept; where the server is can't be changed after that.
+    The first call opens connections, which stay open. Settings of connections can't change while one is open.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -34,24 +35,28 @@ class RerankSettings(BaseModel):
     query_max_length: int | None = Field(default=None, ge=1)
     """Tokens of the query after truncation; three quarters of `max_length` if None."""
     min_relevance_score: float | None = Field(default=None, ge=0, le=1)
-    """Leave out documents below it, before `top_n` is taken."""
+    """Leave out documents whose relevance score is below it, before `top_n` is taken."""
     long_documents: Literal["truncate", "chunk"] = "truncate"
-    """Whether a document beyond `max_length` is cut off, or scored in parts."""
+    """Whether a document beyond `max_length` is truncated, or scored in chunks."""
     priority: int | None = Field(default=None, ge=1)
-    """Whose turn is next where requests wait at the server, 1 the first; the server's default if None."""
+    """Priority of the requests in the server's queue, 1 the highest; the server's default if None."""
     timeout: float | None = Field(default=60.0, gt=0)
-    """Seconds for a whole call, retries included; None for no end."""
+    """Seconds for a whole call, retries included; None for no limit."""
     max_retries: int = Field(default=2, ge=0)
-    """How often a request may be sent again to a server that is overloaded or gone."""
+    """Retries of a request after an overload or a connection failure."""
     request_size: int = Field(default=32, ge=1)
     """Pairs in one request at most."""
     tls: bool | TLS = False
-    """True for the system's roots, or a `TLS`. Serialized are paths alone, never PEM given as bytes."""
+    """True for gRPC's bundled root certificates, or a `TLS`. Serialization writes paths of files, never PEM bytes."""
     metadata: dict[str, SecretStr] | Callable[[], Mapping[str, str]] | None = Field(default=None, exclude=True)
-    """gRPC metadata such as {"authorization": "Bearer ..."}, or a function that returns it. It is left out of
-    dictionaries and JSON: give it again to a component that was loaded."""
+    """gRPC metadata such as {"authorization": "Bearer ..."}, or a function that returns it. Serialization
+    leaves it out: set it again on a component that was loaded."""
     compression: Literal["gzip", "deflate"] | None = None
-    """How messages to the server are packed."""
+    """Compression of messages to the server."""
+
+    on_error: OnError = "raise"
+    """What follows when the server can't rank: the client's error ("raise"), or the first `top_n` documents as they
+    came in, and a warning in the log ("keep_order"). An invalid request raises its error in both."""
 
     _clients: Clients = PrivateAttr(default_factory=Clients)
 
@@ -63,9 +68,14 @@ class RerankSettings(BaseModel):
         """Close the connections of synchronous calls and those of this event loop."""
         await self._clients.aclose()
 
+    def __setattr__(self, name: str, value: Any) -> None:  # noqa: ANN401  # of any field
+        if name in CONNECTION_SETTINGS:
+            self._clients.check_change(name)
+        super().__setattr__(name, value)
+
     def __copy__(self: Self) -> Self:
         copied = super().__copy__()
-        copied._clients = Clients()  # a copy may be told of another server
+        copied._clients = Clients()  # a copy may get another address
         return copied
 
     @field_serializer("tls")
@@ -85,7 +95,7 @@ class RerankSettings(BaseModel):
         return {
             "url": self.url,
             "model": self.model,
-            "timeout": None,  # each call brings its own
+            "timeout": None,  # each call passes its own
             "max_retries": self.max_retries,
             "request_size": self.request_size,
             "tls": self.tls,

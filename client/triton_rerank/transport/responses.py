@@ -115,4 +115,5 @@ def model_info(
         priority_levels=int(configs[-1].dynamic_batching.priority_levels) // 2 or None,
         manifest=said,
         logit_scale=logit_scale,
+        activation=text("activation"),
     )

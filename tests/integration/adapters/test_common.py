@@ -3,6 +3,7 @@
 import asyncio
 import copy
 import json
+import logging
 import pickle
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from llama_index.core.schema import NodeWithScore, TextNode
 from pydantic import ValidationError
 
 from support.fake_triton import FakeTriton, hang
-from triton_rerank import TLS, RequestTimeoutError, ServerUnavailableError
+from triton_rerank import TLS, InvalidRequestError, RequestTimeoutError, ServerUnavailableError
 from triton_rerank import haystack as haystack_adapter
 from triton_rerank import langchain as langchain_adapter
 from triton_rerank import llama_index as llama_index_adapter
@@ -29,12 +30,12 @@ class LangChain:
     document = staticmethod(LangChainDocument)
 
     @staticmethod
-    def sync(component, documents):
-        return [document.page_content for document in component.compress_documents(documents, "query")]
+    def sync(component, documents, query="query"):
+        return [document.page_content for document in component.compress_documents(documents, query)]
 
     @staticmethod
-    async def awaited(component, documents):
-        return [document.page_content for document in await component.acompress_documents(documents, "query")]
+    async def awaited(component, documents, query="query"):
+        return [document.page_content for document in await component.acompress_documents(documents, query)]
 
 
 class LlamaIndex:
@@ -45,12 +46,12 @@ class LlamaIndex:
         return NodeWithScore(node=TextNode(text=text))
 
     @staticmethod
-    def sync(component, documents):
-        return [node.text for node in component.postprocess_nodes(documents, query_str="query")]
+    def sync(component, documents, query="query"):
+        return [node.text for node in component.postprocess_nodes(documents, query_str=query)]
 
     @staticmethod
-    async def awaited(component, documents):
-        return [node.text for node in await component.apostprocess_nodes(documents, query_str="query")]
+    async def awaited(component, documents, query="query"):
+        return [node.text for node in await component.apostprocess_nodes(documents, query_str=query)]
 
 
 class Haystack:
@@ -61,12 +62,12 @@ class Haystack:
         return HaystackDocument(content=text)
 
     @staticmethod
-    def sync(component, documents):
-        return [document.content for document in component.run("query", documents)["documents"]]
+    def sync(component, documents, query="query"):
+        return [document.content for document in component.run(query, documents)["documents"]]
 
     @staticmethod
-    async def awaited(component, documents):
-        return [document.content for document in (await component.run_async("query", documents))["documents"]]
+    async def awaited(component, documents, query="query"):
+        return [document.content for document in (await component.run_async(query, documents))["documents"]]
 
 
 PYDANTIC = [LangChain, LlamaIndex]
@@ -158,6 +159,68 @@ async def test_errors_are_the_clients(adapter, documents, server):
     with pytest.raises(ServerUnavailableError):
         await adapter.awaited(component, documents)
     await aclose(component)
+
+
+async def test_keep_order_returns_the_first_documents_when_the_server_is_gone(adapter, documents, server, caplog):
+    top = "top_k" if adapter is Haystack else "top_n"
+    component = adapter.make(url=server.url, max_retries=0, timeout=2, on_error="keep_order", **{top: 2})
+    assert adapter.sync(component, documents) == ["3", "2"]
+    server.stop()
+    with caplog.at_level(logging.WARNING, "triton_rerank"):
+        assert adapter.sync(component, documents) == TEXTS[:2]
+        assert await adapter.awaited(component, documents) == TEXTS[:2]
+    told = [record.message for record in caplog.records if record.levelno == logging.WARNING]
+    assert len(told) == 2
+    assert all(message.startswith("reranking failed, documents keep their order: Server") for message in told)
+    await aclose(component)
+
+
+def test_keep_order_hides_no_invalid_request(adapter, documents, server):
+    component = adapter.make(url=server.url, on_error="keep_order")
+    with pytest.raises(InvalidRequestError):
+        adapter.sync(component, documents, "half a pair: \ud83d")
+    component.close()
+
+
+def test_on_error_is_checked(adapter):
+    with pytest.raises((ValidationError, InvalidRequestError), match="keep_order"):
+        adapter.make(on_error="ignore")
+
+
+async def test_an_empty_query_keeps_the_order_and_asks_nothing(adapter, documents, server):
+    component = adapter.make(url=server.url)
+    for query in ("", "  \n"):
+        assert adapter.sync(component, documents, query) == TEXTS
+        assert await adapter.awaited(component, documents, query) == TEXTS
+    assert server.requests == []
+    await aclose(component)
+
+
+def test_connection_settings_are_fixed_while_connections_are_open(adapter, documents, server):
+    component = adapter.make(url="localhost:1")
+    component.url = server.url  # before the first call
+    adapter.sync(component, documents)
+    with pytest.raises(InvalidRequestError, match="url can't change while connections are open"):
+        component.url = "localhost:1"
+    assert adapter.sync(component, documents) == ["3", "2", "1"]
+    component.close()
+    with FakeTriton() as other:
+        component.url = other.url
+        adapter.sync(component, documents)
+        assert len(other.requests) == 1
+        component.close()
+
+
+def test_haystack_keeps_the_copy_with_the_higher_score(server):
+    ranker = Haystack.make(url=server.url)
+    copies = [
+        HaystackDocument(id="a", content="1", score=0.2, meta={"by": "bm25"}),
+        HaystackDocument(id="b", content="3"),
+        HaystackDocument(id="a", content="1", score=0.9, meta={"by": "vectors"}),
+    ]
+    found = ranker.run("query", copies)["documents"]
+    assert [(document.id, document.meta) for document in found] == [("b", {}), ("a", {"by": "vectors"})]
+    ranker.close()
 
 
 @pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda component: pickle.loads(pickle.dumps(component))])

@@ -170,7 +170,7 @@ def test_errors_are_the_clients_and_callbacks_hear_them(server, documents, compr
         compress(reranker, documents, "anything", [recorder])
     assert recorder.failed[recorder.run("TritonRerank")] is caught.value
     with closing(TritonRerank(url=server.grpc_url)) as reranker, pytest.raises(InvalidRequestError, match="query"):
-        compress(reranker, documents, " ")
+        compress(reranker, documents, "half a pair: \ud83d")
 
 
 def test_goes_through_json(server, documents):

@@ -178,7 +178,7 @@ def test_errors_are_the_clients_and_callbacks_hear_them(server, found_first, pos
     ((_, end),) = debug.get_event_pairs(CBEventType.RERANKING)
     assert end.payload[EventPayload.EXCEPTION] is caught.value
     with closing(TritonRerank(url=server.grpc_url)) as reranker:
-        for query in (None, " "):
+        for query in (None, "half a pair: \ud83d"):
             with pytest.raises(InvalidRequestError, match="query"):
                 postprocess(reranker, found_first, query)
 

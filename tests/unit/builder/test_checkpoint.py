@@ -166,3 +166,19 @@ def test_a_tokenizer_of_another_model(checkpoint, tmp_path):
 def test_a_folder_is_never_called_like_a_checkpoint_that_we_ship(checkpoint, tmp_path, name):
     own = checkpoint.rename(tmp_path / name)
     assert resolve_checkpoint(str(own)).name == f"./{name}"
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "name"),
+    [
+        ("config.json", {"sbert_ce_default_activation_function": "torch.nn.modules.linear.Identity"}, "Identity"),
+        ("config.json", {"sentence_transformers": {"activation_fn": "torch.nn.modules.linear.Identity"}}, "Identity"),
+        ("config_sentence_transformers.json", {"activation_fn": "torch.nn.modules.activation.Sigmoid"}, "Sigmoid"),
+        ("config.json", {}, None),
+    ],
+)
+def test_the_activation_that_sentence_transformers_saves_is_read(tmp_path, file, content, name):
+    path = tiny_checkpoint(tmp_path, "bert") / file
+    known = json.loads(path.read_text()) if path.is_file() else {}
+    path.write_text(json.dumps({**known, **content}))
+    assert resolve_checkpoint(str(tmp_path)).activation == name

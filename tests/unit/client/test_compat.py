@@ -1,11 +1,15 @@
+import inspect
 import logging
 
+import grpc
 import numpy as np
 import pytest
+import torch
 
 from support.fake_triton import FakeTriton, read_cells
-from triton_rerank import InvalidRequestError
+from triton_rerank import InvalidRequestError, RerankError
 from triton_rerank.compat import CrossEncoder, FlagReranker
+from triton_rerank.compat.cross_encoder import IGNORED
 
 
 @pytest.fixture
@@ -95,8 +99,151 @@ def test_cross_encoder_takes_an_activation(encoder):
 
     assert encoder.predict([("q", "3")], activation_fn=Identity()).tolist() == [3.0]
     assert encoder.predict([("q", "3")], activation_fn=lambda logits: logits * 2).tolist() == [6.0]
-    with pytest.raises(InvalidRequestError, match=r"torch\.from_numpy"):
-        encoder.predict([("q", "3")], convert_to_tensor=True)
+    assert encoder.predict([("q", "3")], activation_fn=torch.tanh).tolist() == [np.float32(np.tanh(3.0))]
+    assert encoder.predict([("q", "0")], convert_to_tensor=True).tolist() == [0.5]
+
+
+@pytest.mark.parametrize(
+    ("saved", "expected"),
+    [("Identity", 8.5), ("Sigmoid", 0.9997965), (None, 0.9997965)],  # 1 / (1 + e^-8.5)
+)
+def test_cross_encoder_applies_the_activation_that_the_checkpoint_names(server, saved, expected):
+    server.about["activation"] = saved
+    model = CrossEncoder("fake", url=server.url)
+    assert model.predict(("q", "8.5")) == pytest.approx(expected, abs=1e-7)
+    assert model.rank("q", ["8.5"])[0]["score"] == pytest.approx(expected, abs=1e-7)
+    model.close()
+
+
+def test_an_activation_that_is_not_known_here_must_be_passed(server):
+    server.about["activation"] = "Tanh"
+    model = CrossEncoder("fake", url=server.url)
+    with pytest.raises(InvalidRequestError, match="names the activation Tanh; pass it as activation_fn"):
+        model.predict(("q", "1"))
+    assert model.predict(("q", "1"), activation_fn=torch.nn.Tanh()) == pytest.approx(np.tanh(1.0))
+    model.close()
+
+
+def test_a_server_that_fails_to_tell_its_activation_is_asked_again(server):
+    server.about["activation"] = "Identity"
+    model = CrossEncoder("fake", url=server.url)
+    server.faults.append(lambda request, context: context.abort(grpc.StatusCode.INTERNAL, "broken"))
+    with pytest.raises(RerankError):
+        model.predict(("q", "8.5"))
+    assert model.predict(("q", "8.5")) == 8.5
+    model.close()
+
+
+IDENTITY = torch.nn.Identity()
+PAIRS = [("q", "3")]
+# A call as each release takes it, which must give the logit 3.0 untouched.
+CALLS = {
+    "3, positional": lambda model: model.predict(PAIRS, 8, False, 0, IDENTITY, False, True, False),
+    "3, keywords": lambda model: model.predict(sentences=PAIRS, batch_size=8, num_workers=0, activation_fct=IDENTITY),
+    "4, positional": lambda model: model.predict(PAIRS, 8, False, IDENTITY, False, True, False),
+    "5, keywords": lambda model: model.predict(sentences=PAIRS, activation_fn=IDENTITY, apply_softmax=False),
+    "6, positional": lambda model: model.predict(PAIRS, None, None, 8, False, IDENTITY, False, True, False),
+    "6, keywords": lambda model: model.predict(inputs=PAIRS, activation_fn=IDENTITY, device="cpu", pool=None),
+}
+
+
+@pytest.mark.parametrize("call", [*CALLS.values()], ids=[*CALLS])
+def test_predict_takes_its_arguments_as_every_release_does(encoder, call):
+    assert call(encoder).tolist() == [3.0]
+
+
+RANKS = {
+    "3": lambda model: model.rank("q", ["3"], 1, True, 8, False, 0, IDENTITY, False, True, False),
+    "4": lambda model: model.rank("q", ["3"], 1, True, 8, False, IDENTITY, False, True, False),
+    "6": lambda model: model.rank("q", ["3"], 1, True, None, None, 8, False, IDENTITY),
+    "keywords of 3": lambda model: model.rank("q", ["3"], return_documents=True, activation_fct=IDENTITY),
+}
+
+
+@pytest.mark.parametrize("call", [*RANKS.values()], ids=[*RANKS])
+def test_rank_takes_its_arguments_as_every_release_does(encoder, call):
+    assert call(encoder) == [{"corpus_id": 0, "score": 3.0, "text": "3"}]
+
+
+MODELS = {
+    "3, positional": lambda url: CrossEncoder("fake", 1, 64, "cpu", url=url),
+    "3, keywords": lambda url: CrossEncoder(
+        model_name="fake",
+        max_length=64,
+        automodel_args={},
+        cache_dir="c",
+        default_activation_function=IDENTITY,
+        url=url,
+    ),
+    "5, positional": lambda url: CrossEncoder("fake", 1, 64, IDENTITY, url=url),
+    "6, keywords": lambda url: CrossEncoder("fake", max_length=64, activation_fn=IDENTITY, backend="onnx", url=url),
+}
+
+
+@pytest.mark.parametrize("release", MODELS)
+def test_the_constructor_takes_its_arguments_as_every_release_does(server, release):
+    expected = 0.9525741 if release == "3, positional" else 3.0  # its fourth argument is the device: sigmoid(3)
+    model = MODELS[release](server.url)
+    assert model.predict(("q", "3")) == pytest.approx(expected, abs=1e-7)
+    assert scored(server)[-1].parameters["max_length"].int64_param == 64
+    model.close()
+
+
+def test_what_may_change_scores_and_is_not_known_is_a_type_error(server, encoder, flag):
+    with pytest.raises(TypeError, match="predict got prompt, which may change scores"):
+        encoder.predict(PAIRS, prompt="Represent: ")
+    with pytest.raises(TypeError, match="predict got prompt_name, which may change scores"):
+        encoder.predict(PAIRS, "query")
+    with pytest.raises(TypeError, match="rank got normalise"):
+        encoder.rank("q", ["1"], normalise=True)
+    with pytest.raises(TypeError, match="CrossEncoder got tokenizer_kwargs"):
+        CrossEncoder("fake", tokenizer_kwargs={"truncation_side": "left"}, url=server.url)
+    with pytest.raises(TypeError, match="compute_score got max_len"):
+        flag.compute_score(PAIRS, max_len=64)
+    with pytest.raises(TypeError, match="FlagReranker got normalise"):
+        FlagReranker("fake", normalise=True, url=server.url)
+    with pytest.raises(InvalidRequestError, match="num_labels is 3"):
+        CrossEncoder("fake", num_labels=3, url=server.url)
+
+
+def test_every_argument_of_the_installed_release_is_known():
+    from sentence_transformers import CrossEncoder as original  # noqa: N813  # slow to import
+
+    refused = {
+        "__init__": {"modules", "prompts", "default_prompt_name", "processor_kwargs", "config_kwargs"},
+        "predict": {"prompt_name", "prompt"},
+        "rank": {"prompt_name", "prompt"},
+    }
+    for name, without in refused.items():
+        ours = inspect.signature(getattr(CrossEncoder, name)).parameters
+        theirs = inspect.signature(getattr(original, name)).parameters.values()
+        named = {parameter.name for parameter in theirs if parameter.kind is not inspect.Parameter.VAR_KEYWORD}
+        assert named <= ours.keys() | IGNORED | without | {"apply_softmax"}
+        assert without <= named
+
+
+def test_pairs_may_be_an_array_or_a_generator(encoder, flag):
+    array = np.array([["q", "1"], ["q", "2"]])
+    assert flag.compute_score(array) == [1.0, 2.0]
+    assert flag.compute_score(["q", document] for document in ("1", "2")) == [1.0, 2.0]
+    assert encoder.predict(array, activation_fn=IDENTITY).tolist() == [1.0, 2.0]
+    assert encoder.predict((pair for pair in [("q", "1")]), activation_fn=IDENTITY).tolist() == [1.0]
+    assert encoder.predict(np.array(["q", "1"]), activation_fn=IDENTITY) == 1.0
+    with pytest.raises(InvalidRequestError, match=r"sentences\[1\] is not a \(query, document\) pair"):
+        flag.compute_score([["q", "1"], ["q"]])
+    with pytest.raises(InvalidRequestError):
+        encoder.predict([("q", None)])
+
+
+def test_flag_reranker_goes_on_after_stop_self_pool(flag):
+    flag.stop_self_pool()
+    assert flag.compute_score(["q", "1"]) == [1.0]
+
+
+def test_documents_whose_sigmoids_are_equal_are_ranked_by_logit(encoder):
+    ranked = encoder.rank("q", ["18", "40", "25"])
+    assert [result["corpus_id"] for result in ranked] == [1, 2, 0]
+    assert {result["score"] for result in ranked} == {1.0}
 
 
 def test_cross_encoder_ranks(encoder):
