@@ -1,7 +1,6 @@
 """Tiny checkpoints of every family, exported for real and held against transformers."""
 
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 import onnx
@@ -12,6 +11,7 @@ import torch
 from tokenizers import Tokenizer
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from support.tiny_exports import TinyExport
 from support.tiny_models import FAMILIES, LIMIT, tiny_checkpoint
 from triton_rerank_build import Manifest, export, verify
 from triton_rerank_build.parity.texts import HARD_PAIRS, PAIRS
@@ -22,12 +22,9 @@ TOLERANCE = {"fp32": 1e-4, "fp16": 2e-2}
 class Exported:
     """A tiny checkpoint and its installed graph."""
 
-    def __init__(self, folder: Path, family: str, precision: str) -> None:
-        self.precision = precision
-        self.checkpoint = tiny_checkpoint(folder / "checkpoint", family)
-        self.repository = folder / "repository"
-        self.manifest = export(str(self.checkpoint), repository=self.repository, precision=precision)
-        self.graph_path = self.repository / "cross_encoder/1/model.onnx"
+    def __init__(self, made: TinyExport) -> None:
+        self.checkpoint, self.repository, self.manifest = made.checkpoint, made.repository, made.manifest
+        self.graph_path = made.graph
         self.session = onnxruntime.InferenceSession(str(self.graph_path), providers=["CPUExecutionProvider"])
 
     def logits(self, input_ids: np.ndarray, attention_mask: np.ndarray) -> np.ndarray:
@@ -54,12 +51,8 @@ class Exported:
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory):
-    @cache
-    def make(family: str, precision: str) -> Exported:
-        return Exported(tmp_path_factory.mktemp(f"{family}-{precision}"), family, precision)
-
-    return make
+def exported(tiny_exports):
+    return cache(lambda family, precision: Exported(tiny_exports(family, precision)))
 
 
 every_family = pytest.mark.parametrize("family", FAMILIES)
@@ -199,7 +192,7 @@ def test_the_manifest_tells_what_was_made_and_how_it_was_proved(exported, family
         family,
         "fp32",
         LIMIT,
-        "checkpoint",
+        "tiny",
     )
     assert 0 < manifest.parity.worst_difference <= 1e-4
     assert manifest.parity.longest == LIMIT

@@ -11,17 +11,14 @@ import onnxruntime
 import openvino
 import pytest
 
-from support.tiny_models import FAMILIES, tiny_checkpoint
-from triton_rerank_build import export
+from support.tiny_models import FAMILIES
 
 LAYERS = 2
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
-def graph(request, tmp_path_factory):
-    folder = tmp_path_factory.mktemp(request.param)
-    export(str(tiny_checkpoint(folder / "checkpoint", request.param)), repository=folder / "repository")
-    return folder / "repository/cross_encoder/1/model.onnx"
+def graph(request, tiny_exports):
+    return tiny_exports(request.param, "fp32").graph
 
 
 def session(graph, level, **options):

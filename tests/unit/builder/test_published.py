@@ -7,10 +7,9 @@ from triton_rerank_build.parity.published import PUBLISHED, TOLERANCE
 from triton_rerank_build.repository.verify import verify_published
 
 
-def test_another_checkpoint_is_refused(tmp_path):
-    export(str(tiny_checkpoint(tmp_path / "mine", "xlm-roberta")), repository=tmp_path / "repository")
-    with pytest.raises(RepositoryError, match=r"are those of BAAI/bge-reranker-v2-m3; .* holds mine"):
-        verify_published(tmp_path / "repository")
+def test_another_checkpoint_is_refused(tiny_exports):
+    with pytest.raises(RepositoryError, match=r"are those of BAAI/bge-reranker-v2-m3; .* holds tiny"):
+        verify_published(tiny_exports("xlm-roberta", "fp32").repository)
 
 
 def test_other_weights_under_that_name_are_found_out(tmp_path, capsys):

@@ -35,11 +35,9 @@ every_family = pytest.mark.parametrize("family", FAMILIES)
 class Quantized:
     """A tiny checkpoint at int8, and what PyTorch makes of it."""
 
-    def __init__(self, folder, family):
-        self.source = resolve_checkpoint(str(tiny_checkpoint(folder / "checkpoint", family)))
-        self.repository = folder / "repository"
-        self.manifest = export(str(self.source.folder), repository=self.repository, precision="int8")
-        self.graph_path = self.repository / "cross_encoder/1/model.onnx"
+    def __init__(self, made):
+        self.source = resolve_checkpoint(str(made.checkpoint))
+        self.repository, self.manifest, self.graph_path = made.repository, made.manifest, made.graph
 
     @property
     def tensors(self):
@@ -52,8 +50,8 @@ class Quantized:
 
 
 @pytest.fixture(scope="module")
-def quantized(tmp_path_factory):
-    return cache(lambda family: Quantized(tmp_path_factory.mktemp(family), family))
+def quantized(tiny_exports):
+    return cache(lambda family: Quantized(tiny_exports(family, "int8")))
 
 
 @pytest.mark.parametrize("axis", [0, 1])
@@ -139,9 +137,8 @@ def test_late_interaction_is_refused(tmp_path):
         export(str(checkpoint), repository=tmp_path / "repository", precision="int8", late_interaction=LateOptions())
 
 
-def test_the_scripts_that_compare_precisions(quantized, tmp_path):
-    tiny = quantized("xlm-roberta")
-    export(str(tiny.source.folder), repository=tmp_path / "fp32")
+def test_the_scripts_that_compare_precisions(quantized, tiny_exports, tmp_path):
+    tiny, fp32 = quantized("xlm-roberta"), tiny_exports("xlm-roberta", "fp32").repository
     data = tmp_path / "set"
     data.mkdir()
     lines = [json.dumps({"_id": f"d{place}", "text": document}) for place, (_, document) in enumerate(PAIRS)]
@@ -149,12 +146,12 @@ def test_the_scripts_that_compare_precisions(quantized, tmp_path):
     (data / "queries.jsonl").write_text(json.dumps({"_id": "q0", "text": PAIRS[0][1]}))
     (data / "qrels.tsv").write_text("query-id\tcorpus-id\tscore\nq0\td0\t1\n")
 
-    speed = script("precisions", tmp_path / "fp32", tiny.repository, "--pairs=2", "--tokens=16", "--rounds=2")
+    speed = script("precisions", fp32, tiny.repository, "--pairs=2", "--tokens=16", "--rounds=2")
     keys = [entry.partition("=")[0] for entry in speed.split()[1:]]
     assert keys[0] == "fp32_openvino_f32"
     assert {"int8_openvino_f32", "int8_onnxruntime"} <= set(keys)
 
-    ranking = script("ranking", tmp_path / "fp32", tiny.repository, "--beir", data)
+    ranking = script("ranking", fp32, tiny.repository, "--beir", data)
     assert re.fullmatch(r"RESULT least_points=-?[0-9.]+ least_tau=-?[0-9.]+", ranking)
 
     memory = script("long_documents", tiny.repository, "--long=2", "--short=3")

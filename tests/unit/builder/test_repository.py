@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from support.tiny_models import tiny_checkpoint
 from triton_rerank_build import RepositoryError, export, verify
 from triton_rerank_build.repository.install import install, measure, staging
 from triton_rerank_build.repository.layout import ARTEFACTS, MANIFESTS, complete_from_template, template_repository
@@ -17,12 +16,10 @@ TOKENIZER = "tokenizer/1/tokenizer.json"
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory):
-    """A checkpoint, and a repository made from it."""
-    folder = tmp_path_factory.mktemp("built")
-    checkpoint = tiny_checkpoint(folder / "tiny", "xlm-roberta")
-    export(str(checkpoint), repository=folder / "repository")
-    return checkpoint, folder / "repository"
+def built(tiny_exports):
+    """A checkpoint and the repository exported from it, at fp32. Read only."""
+    made = tiny_exports("xlm-roberta", "fp32")
+    return made.checkpoint, made.repository
 
 
 @pytest.fixture
