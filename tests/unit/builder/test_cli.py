@@ -4,7 +4,6 @@ import json
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy
@@ -103,7 +102,6 @@ def test_ctrl_c_leaves_nothing_behind(checkpoint, tmp_path):
     for line in process.stderr:
         if line.startswith("[4/6]"):
             break
-    time.sleep(0.2)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
