@@ -97,6 +97,7 @@ def test_a_wheel_built_from_the_sdist_is_the_same(built, name, tmp_path):
     assert licenses == {file: (ROOT / file).read_bytes() for file in wanted}
 
 
+@pytest.mark.slow
 def test_the_wheels_work_outside_the_checkout(built, tmp_path):
     """In a new environment; the libraries that they need come from this one, our own packages from the wheels."""
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv"], check=True)

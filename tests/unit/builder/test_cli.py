@@ -24,6 +24,7 @@ def checkpoint(tmp_path_factory):
     return tiny_checkpoint(tmp_path_factory.mktemp("cli") / "tiny", "bert")
 
 
+@pytest.mark.slow
 def test_export_verify_and_again(checkpoint, tmp_path):
     made = run("export", checkpoint, cwd=tmp_path)
     assert made.returncode == 0, made.stderr
@@ -95,6 +96,7 @@ def test_help_needs_none_of_the_heavy_packages(arguments):
     assert done.stdout.splitlines()[-1] == "[]"
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_nothing_behind(checkpoint, tmp_path):
     process = subprocess.Popen(
         [*COMMAND, "export", str(checkpoint), "--repository", str(tmp_path)], stderr=subprocess.PIPE, text=True

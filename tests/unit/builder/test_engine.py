@@ -185,6 +185,7 @@ def test_a_build_that_fails_leaves_the_old_installation(repository, fake, mode, 
     assert verify(repository) == before
 
 
+@pytest.mark.slow
 def test_a_new_export_takes_the_plan_away(repository, fake):
     build_engine(repository)
     prepare(repository, force=True)

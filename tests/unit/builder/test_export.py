@@ -172,6 +172,7 @@ def test_openvino_computes_the_same(exported, family, precision):
     assert np.abs(found - model.reference(dict(encoded))).max() <= TOLERANCE[precision]
 
 
+@pytest.mark.slow
 def test_fp16_survives_activations_near_the_end_of_its_range(tmp_path):
     # The sums before the second LayerNorm reach thousands: their squares are far beyond 65,504.
     checkpoint = tiny_checkpoint(tmp_path / "checkpoint", "xlm-roberta")
@@ -220,12 +221,14 @@ def test_the_saved_tokenizer_gives_the_ids_of_transformers_and_both_limits(expor
         assert tokenizer.encode(query, document).ids == reference([query], [document])["input_ids"][0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("overrides", [{"hidden_act": "gelu_new"}, {"hidden_act": "relu"}, {"type_vocab_size": 1}])
 def test_what_a_configuration_may_change_is_followed(tmp_path, overrides):
     checkpoint = tiny_checkpoint(tmp_path / "checkpoint", "bert", **overrides)
     assert export(str(checkpoint), repository=tmp_path / "repository").parity.worst_difference <= 1e-4
 
 
+@pytest.mark.slow
 def test_fp16_goes_as_far_as_a_gpu_holds_a_full_batch_unless_told_otherwise(tmp_path, caplog):
     # Positions enough for more; it is the limit that is exported, not the rows that are computed.
     checkpoint = tiny_checkpoint(tmp_path / "checkpoint", "bert", max_position_embeddings=1100)

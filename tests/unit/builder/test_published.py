@@ -12,6 +12,7 @@ def test_another_checkpoint_is_refused(tiny_exports):
         verify_published(tiny_exports("xlm-roberta", "fp32").repository)
 
 
+@pytest.mark.slow
 def test_other_weights_under_that_name_are_found_out(tmp_path, capsys):
     checkpoint = tiny_checkpoint(tmp_path / "bge-reranker-v2-m3", "xlm-roberta", max_position_embeddings=514)
     export(str(checkpoint), repository=tmp_path / "repository")

@@ -65,6 +65,7 @@ def test_no_value_moves_by_more_than_half_a_step(axis):
     assert np.array_equal(np.abs(stored).max(axis=1 - axis) == 127, np.abs(values).max(axis=1 - axis) > 0)
 
 
+@pytest.mark.slow
 @every_family
 def test_matrices_and_words_are_int8_and_nothing_of_them_is_left_in_floats(quantized, family):
     tensors = quantized(family).tensors
@@ -77,6 +78,7 @@ def test_matrices_and_words_are_int8_and_nothing_of_them_is_left_in_floats(quant
     assert tensors["dense.weight"].dtype == np.float32
 
 
+@pytest.mark.slow
 @every_family
 def test_the_manifest_says_how_well_it_ranks(quantized, family):
     manifest = quantized(family).manifest
@@ -88,6 +90,7 @@ def test_the_manifest_says_how_well_it_ranks(quantized, family):
     assert verify(quantized(family).repository) == manifest
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["layers.0.wide.weight.scales", "embeddings.word.weight.scales"])
 def test_a_graph_with_wrong_scales_fails(quantized, tmp_path, name):
     tiny = quantized("xlm-roberta")
@@ -99,6 +102,7 @@ def test_a_graph_with_wrong_scales_fails(quantized, tmp_path, name):
         prove(tmp_path / "model.onnx", *tiny.reference(), "int8")
 
 
+@pytest.mark.slow
 def test_a_logit_that_is_no_number_fails_and_so_does_the_opposite_order(quantized):
     batches, expected = quantized("bert").reference()
     broken = [logits.copy() for logits in expected]
@@ -115,6 +119,7 @@ def test_kendalls_tau_counts_couples():
     assert kendall_tau(want, np.array([2.0, 1.0, 2.0, 5.0], np.float32)) == pytest.approx((3 - 1) / 5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("runtime", ["openvino", "onnxruntime"])
 def test_triton_serves_it(quantized, runtime):
     from triton_rerank import RerankClient
@@ -137,6 +142,7 @@ def test_late_interaction_is_refused(tmp_path):
         export(str(checkpoint), repository=tmp_path / "repository", precision="int8", late_interaction=LateOptions())
 
 
+@pytest.mark.slow
 def test_the_scripts_that_compare_precisions(quantized, tiny_exports, tmp_path):
     tiny, fp32 = quantized("xlm-roberta"), tiny_exports("xlm-roberta", "fp32").repository
     data = tmp_path / "set"

@@ -74,6 +74,7 @@ def test_the_same_again_does_nothing(built, force):
     assert {path: time for path, time in times(repository).items() if path in before} == before
 
 
+@pytest.mark.slow
 def test_another_installation_is_not_overwritten_without_force(built, repository, tmp_path):
     checkpoint, _ = built
     before = verify(repository)
@@ -87,6 +88,7 @@ def test_another_installation_is_not_overwritten_without_force(built, repository
     assert (replaced.max_length, verify(repository)) == (64, replaced)
 
 
+@pytest.mark.slow
 def test_an_unreadable_manifest_is_replaced_with_force(built, repository):
     checkpoint, _ = built
     (repository / "cross_encoder/1/manifest.json").write_text("{")
@@ -95,6 +97,7 @@ def test_an_unreadable_manifest_is_replaced_with_force(built, repository):
     assert export(str(checkpoint), repository=repository, force=True) == verify(repository)
 
 
+@pytest.mark.slow
 def test_a_damaged_installation_of_the_same_is_repaired(built, repository):
     checkpoint, _ = built
     (repository / TOKENIZER).write_text("{}")

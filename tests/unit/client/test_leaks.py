@@ -35,6 +35,7 @@ def held():
     return process.memory_info().rss / MEGABYTE, process.num_fds(), process.num_threads()
 
 
+@pytest.mark.slow
 def test_calls_leave_nothing_behind(client_class, server):
     with client_class(server.url) as client:
         for _ in range(500):
