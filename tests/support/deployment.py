@@ -10,7 +10,7 @@ from support import ROOT
 RULES = ROOT / "deploy" / "prometheus" / "rules.yml"
 DASHBOARD = ROOT / "deploy" / "grafana" / "reranker.json"
 
-# Names that no Triton without a GPU exports, and those that Prometheus makes itself.
+# Metrics that Triton exports only with a GPU, and those that Prometheus generates.
 GPU_METRICS = {"nv_gpu_utilization", "nv_gpu_memory_used_bytes", "nv_gpu_memory_total_bytes"}
 PROMETHEUS_METRICS = {"up", "ALERTS"}
 
@@ -33,7 +33,7 @@ def queries():
 
 
 def server_options():
-    """tritonserver's options in docker-compose.yml that do not name a place in the container."""
+    """tritonserver's options in docker-compose.yml, without those that name paths in the container."""
     services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
     options = [re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", option) for option in services["triton"]["command"]]
     return tuple(o for o in options if not o.startswith(("--model-repository", "--disable-auto-complete-config")))

@@ -1,4 +1,4 @@
-"""What the adapters of all frameworks have in common: connections, secrets, copies, errors."""
+"""Behaviour common to the adapters of all frameworks: connections, secrets, copies, errors."""
 
 import asyncio
 import copy

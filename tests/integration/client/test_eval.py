@@ -81,7 +81,7 @@ def test_what_was_scored_is_not_asked_again(server, capsys, beir, run_file, tmp_
     after = (out / "scores.jsonl").read_text()
     assert after.startswith(before)
     assert len(after.splitlines()) == len(before.splitlines()) + 1
-    # All is there: no server is needed but to say which model it is.
+    # Every score is in the journal: the server is asked only for the model's name.
     assert evaluate(server, capsys, *arguments) == table
     assert main(["eval", "--url", server.grpc_url, *map(str, arguments), "--max-length", "64"]) == 1
     assert "max_length was None, now 64" in capsys.readouterr().err

@@ -57,7 +57,7 @@ def test_models_and_their_fusion_on_the_same_candidates(both_server, beir, tmp_p
     judged = {f"q{number}": search.best for number, search in enumerate(SEARCHES)}
     right = sum(best[query_id] == judged[query_id] for query_id in judged) / len(judged)
     assert (said["systems"]["fused"]["mean"]["RR@10"] == 1) == (right == 1)
-    # What was scored is not asked again, and the table says what the pool holds.
+    # A second run reads the scores from the journal, and the table describes the pool.
     assert main(arguments) == 0
     table = capsys.readouterr().out
     assert (out / "models.txt").read_text() == table

@@ -35,7 +35,7 @@ def free_port():
 
 
 def call_until_done(client, turns, lock, lost, events):
-    """One caller: takes its turn from all callers' turns; some turns stop or start a server first."""
+    """Run one caller until the shared turns are used up; some turns stop or start a server first."""
     while True:
         with lock:
             number = next(turns, None)
@@ -139,7 +139,7 @@ async def test_a_cancelled_call_leaves_the_server_well(server):
 
 
 class SecureServer(EmbeddedServer):
-    """The embedded server with TLS on, which its own plain-text check of readiness cannot pass."""
+    """The embedded server with TLS; its own readiness check speaks plain text only."""
 
     tls: tr.TLS
 

@@ -1,4 +1,4 @@
-"""The checkpoint `demo-late`: exported and served as a newcomer would, it finds the relevant document."""
+"""The checkpoint `demo-late`, exported and served with default options, ranks the relevant document first."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The load test itself, in short: Locust under gevent, our client, the real server."""
+"""Short runs of the load test: Locust under gevent, the client, the real server."""
 
 import json
 import os
@@ -21,11 +21,11 @@ def searches(tmp_path):
 
 
 def locust(server, tmp_path, *options, seconds=4):
-    """Locust's result, and what it recorded."""
+    """Run Locust; return the finished process and its recording."""
     command = [sys.executable, "-m", "locust", f"--locustfile={ROOT / 'loadtest' / 'locustfile.py'}"]
     command += ["--headless", "--only-summary", f"--run-time={seconds}s"]
     command += ["--stop-timeout=60s", f"--recording={tmp_path / 'run.json'}", *options]
-    # As docker-compose.yml says where the server is.
+    # docker-compose.yml passes the server's address the same way.
     environment = os.environ | {"LOCUST_HOST": server.grpc_url}
     result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     return result, Recording.load(tmp_path / "run.json")
@@ -48,7 +48,7 @@ def test_open_loop_keeps_its_rate_whatever_the_server_does(server, tmp_path, sea
     assert result.returncode == 0, result.stderr
     starts = [call.start_s for call in recording.calls]
     assert len(starts) >= 10
-    # Two users, each with a call due every 0.2 s, on time whatever happened to the one before.
+    # Two users with a call due every 0.2 s each. A late answer does not delay the next call.
     first_ones = [start for start in starts if not any(abs(start - 0.2 - other) < 1e-3 for other in starts)]
     assert len(first_ones) == 2
 

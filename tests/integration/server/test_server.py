@@ -1,4 +1,4 @@
-"""The laptop server: starts or says why not, stops in order, and never outlives whoever started it."""
+"""The local server: starts or reports why not, stops cleanly, and never outlives the process that started it."""
 
 import os
 import signal
@@ -34,7 +34,7 @@ def gone(processes, within_s=60):
 
 
 def shared_memory(processes):
-    """The server's files in /dev/shm, by the prefix on its command line."""
+    """List the server's files in /dev/shm, by the prefix on its command line."""
     words = (word for process in processes for word in process.cmdline())
     (prefix,) = {word.partition("prefix-name=")[2] for word in words if "shm-region-prefix-name=" in word}
     return lambda: list(Path("/dev/shm").glob(f"{prefix}*"))

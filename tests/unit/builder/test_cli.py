@@ -1,4 +1,4 @@
-"""The command, run as a user runs it."""
+"""The command `triton-rerank-build` as a process."""
 
 import json
 import signal

@@ -1,4 +1,4 @@
-"""`engine` from the rows to the installed plan, with a stand-in for trtexec; tests/gpu runs the real one."""
+"""`engine` with a stand-in for trtexec; tests/gpu runs the real one."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Tiny checkpoints of every family, exported for real and held against transformers."""
+"""Tiny checkpoints of every family, exported and compared with transformers."""
 
 from functools import cache
 
@@ -145,7 +145,7 @@ def test_fp16_keeps_what_can_overflow_in_fp32(exported, family):
 @every_family
 @every_precision
 def test_tokens_are_counted_in_integers(exported, family, precision):
-    # A runtime that lowers floats to bf16 counts no further than 256.
+    # bf16 represents integers exactly only up to 256.
     model = onnx.shape_inference.infer_shapes(onnx.load(str(exported(family, precision).graph_path)))
     types = {value.name: value.type.tensor_type.elem_type for value in model.graph.value_info}
     sums = [node for node in model.graph.node if node.op_type == "CumSum"]
@@ -230,7 +230,7 @@ def test_what_a_configuration_may_change_is_followed(tmp_path, overrides):
 
 @pytest.mark.slow
 def test_fp16_goes_as_far_as_a_gpu_holds_a_full_batch_unless_told_otherwise(tmp_path, caplog):
-    # Positions enough for more; it is the limit that is exported, not the rows that are computed.
+    # The checkpoint has more positions. Only the limit changes; the reference batches stay short.
     checkpoint = tiny_checkpoint(tmp_path / "checkpoint", "bert", max_position_embeddings=1100)
     caplog.set_level("INFO", "triton_rerank_build")
     assert export(str(checkpoint), repository=tmp_path / "fp16", precision="fp16").max_length == 1024

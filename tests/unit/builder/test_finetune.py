@@ -1,4 +1,4 @@
-"""Fine-tuning: data, pairs, losses by hand, resuming after a kill, and a checkpoint that really is better."""
+"""Fine-tuning: data, pairs, losses, resuming after a kill, and an improved checkpoint."""
 
 import json
 import math
@@ -267,7 +267,7 @@ def test_training_makes_a_better_checkpoint(json_lines, tmp_path, family, lora_r
     assert about["settings"]["learning_rate"] == rate
     assert list(about["data_sha256"]) == [f"{json_lines.parent.name}/data.jsonl"]
     assert not (out / "training").exists()
-    # What was written ranks as well as what was trained.
+    # The written checkpoint ranks as well as the trained model.
     written = RankingModel(resolve_checkpoint(str(out)), Settings(lora_rank=0, bf16=False))
     dev = data.load([json_lines], "given", 10)
     assert evaluate(written, dev) == pytest.approx(done.after)
@@ -319,7 +319,7 @@ def test_training_stops_when_nothing_gets_better(json_lines, tmp_path):
 
 @pytest.mark.slow
 def test_what_ends_below_its_start_is_not_kept(json_lines, tmp_path, capsys):
-    """Trained to rank held-out documents the wrong way round, the checkpoint stays what it was."""
+    """Training on reversed relevance leaves the checkpoint unchanged."""
     reversed_lines = tmp_path / "reversed.jsonl"
     with reversed_lines.open("w") as file:
         for line in map(json.loads, json_lines.read_text().splitlines()):

@@ -1,4 +1,4 @@
-"""Late-interaction checkpoints: recognised, refused, exported, held against pylate's ids and transformers' vectors."""
+"""Export of late-interaction checkpoints, compared with pylate's ids and transformers' vectors; refusals."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""The proof itself must be able to fail."""
+"""The comparison with PyTorch rejects wrong graphs."""
 
 import numpy as np
 import onnx
@@ -81,7 +81,7 @@ def test_nothing_is_installed_when_the_proof_fails(tmp_path):
     checkpoint = tiny_checkpoint(tmp_path / "checkpoint", "bert")
     model = AutoModelForSequenceClassification.from_pretrained(checkpoint)
     with torch.no_grad():
-        # Beyond what fp16 holds, so that its graph computes infinities.
+        # Larger than fp16's range, so that the graph computes infinities.
         model.bert.encoder.layer[0].intermediate.dense.weight *= 1e6
     model.save_pretrained(checkpoint)
     with pytest.raises(ParityError, match="logits differ from PyTorch by"):

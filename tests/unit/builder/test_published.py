@@ -26,7 +26,7 @@ def test_other_weights_under_that_name_are_found_out(tmp_path, capsys):
 
 
 def test_the_published_scores_are_within_reach_of_their_own_sigmoid():
-    # The same page prints the normalized scores of the second and third pair: two sources for one number.
+    # The model card also prints the normalized scores of the second and third pair.
     from triton_rerank.ranking.relevance import sigmoid
 
     assert sigmoid(PUBLISHED[1][2]) == pytest.approx(0.00027803, abs=1e-8)

@@ -1,4 +1,4 @@
-"""int8: what is stored, how exact it is, that it ranks as PyTorch does, and that a wrong graph is found out."""
+"""int8: stored types, rounding, ranking compared with PyTorch, and rejection of a wrong graph."""
 
 import json
 import os
@@ -33,7 +33,7 @@ every_family = pytest.mark.parametrize("family", FAMILIES)
 
 
 class Quantized:
-    """A tiny checkpoint at int8, and what PyTorch makes of it."""
+    """A tiny checkpoint at int8 and its reference logits from PyTorch."""
 
     def __init__(self, made):
         self.source = resolve_checkpoint(str(made.checkpoint))
@@ -84,7 +84,7 @@ def test_the_manifest_says_how_well_it_ranks(quantized, family):
     manifest = quantized(family).manifest
     assert manifest.precision == "int8"
     assert LOWEST_TAU <= manifest.parity.kendall_tau < 1
-    # Rounding shows: an int8 graph that equals PyTorch would be none.
+    # A graph without rounding errors would not be int8.
     assert 1e-3 < manifest.parity.worst_difference <= manifest.parity.tolerance
     assert manifest.parity.longest == LIMIT
     assert verify(quantized(family).repository) == manifest
@@ -115,7 +115,7 @@ def test_a_logit_that_is_no_number_fails_and_so_does_the_opposite_order(quantize
 
 def test_kendalls_tau_counts_couples():
     want = np.array([1.0, 2.0, 3.0, 3.0], np.float32)
-    # Of the five couples that `want` tells apart, one is turned round and one is tied.
+    # `want` orders five pairs; here one is reversed and one is tied.
     assert kendall_tau(want, np.array([2.0, 1.0, 2.0, 5.0], np.float32)) == pytest.approx((3 - 1) / 5)
 
 
@@ -129,7 +129,7 @@ def test_triton_serves_it(quantized, runtime):
     with EmbeddedServer(tiny.repository, runtime=runtime) as server, RerankClient(server.grpc_url) as client:
         served = client.score(list(PAIRS), normalize=False)
     (place,) = [place for place, batch in enumerate(batches) if batch.name == "all pairs in one padded batch"]
-    # Those that had to be cut are other texts there.
+    # The reference truncates some pairs; the server gets their full text.
     whole = batches[place].attention_mask.sum(axis=1)[: len(PAIRS)] < LIMIT
     assert whole.sum() >= 10
     wanted = expected[place].ravel()[: len(PAIRS)]

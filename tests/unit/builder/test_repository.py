@@ -1,4 +1,4 @@
-"""Installing, refusing to overwrite, breaking off, and finding what changed."""
+"""Install an export, refuse to overwrite another, survive an interruption, detect changed files."""
 
 import json
 import shutil
@@ -156,7 +156,7 @@ def test_an_unreadable_manifest(repository, text):
 @pytest.mark.parametrize("failing", [path.as_posix() for path in ARTEFACTS])
 def test_an_interrupted_installation_leaves_no_manifest(repository, failing):
     manifest = verify(repository)
-    # A rename onto a folder fails: the installation breaks off at this file.
+    # A rename onto a folder fails, so the installation stops at this file.
     (repository / failing).unlink()
     (repository / failing / "in the way").mkdir(parents=True)
     with staging(repository, 1) as staged:

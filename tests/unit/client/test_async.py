@@ -1,4 +1,4 @@
-"""What only the asyncio client can do, or get wrong."""
+"""Behaviour specific to the asyncio client: cancellation, concurrency, event loops."""
 
 import asyncio
 import threading

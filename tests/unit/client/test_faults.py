@@ -1,4 +1,4 @@
-"""Faults that a healthy Triton does not show when wanted, on both clients."""
+"""Faults that a healthy Triton does not show on demand, on both clients."""
 
 import logging
 import struct

@@ -1,4 +1,4 @@
-"""Nothing grows with the number of calls or of clients: memory, file descriptors, threads."""
+"""Memory, file descriptors and threads do not grow with the number of calls or clients."""
 
 import gc
 import time

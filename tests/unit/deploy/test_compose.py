@@ -1,4 +1,4 @@
-"""docker-compose.yml, held against everything it names: schema, files, images, options of the real tritonserver."""
+"""docker-compose.yml against its schema, the files and images it names, and the options of the real tritonserver."""
 
 import ast
 import re
@@ -152,7 +152,7 @@ def tritonserver_options():
     """The options that the real tritonserver, of the containers' release, lists in its usage."""
     installation = tritonserver.find("openvino")
     server = installation.root / "bin" / "tritonserver"
-    # Its status is 1 although it was asked to.
+    # `tritonserver --help` ends with status 1.
     command = [server, "--help"]
     usage = subprocess.run(command, env=installation.environment(), capture_output=True, text=True, check=False)
     options = set(re.findall(r"^\s+(--[a-z0-9-]+)", usage.stdout + usage.stderr, re.M))

@@ -1,4 +1,4 @@
-"""deploy/kubernetes: schemas, names that meet, and the same server as docker-compose.yml's."""
+"""deploy/kubernetes: schemas, selectors and names that match, and the server options of docker-compose.yml."""
 
 import re
 import shutil

@@ -1,4 +1,4 @@
-"""Prometheus rules and Grafana dashboard: syntax, names, and what raises an alert."""
+"""Prometheus rules and Grafana dashboard: syntax, metric names, alerts."""
 
 import subprocess
 

@@ -1,4 +1,4 @@
-"""The comparison with other rerankers, without them: what is run next, ratios, agreement, and a peer's process."""
+"""The comparison with other rerankers, without running them: schedule, ratios, agreement, worker process."""
 
 import sys
 from pathlib import Path
