@@ -20,6 +20,8 @@ from triton_rerank_build.cli.examples import EXAMPLES
 from triton_rerank_build.parity.texts import HARD_PAIRS, PAIRS
 from triton_rerank_build.support.files import CACHE_VARIABLE, cache_folder
 
+pytestmark = pytest.mark.timeout(900)  # exports a checkpoint of full size
+
 LONG = "标点，混合 mixed текст نص 🙂 " * 400
 
 
