@@ -1,6 +1,7 @@
 # triton-rerank: `make` lists the targets.
 # PYTHON=...         the interpreter; by default the first of 3.10 to 3.12 that runs
 # TORCH_VERSION=...  the version of PyTorch
+# JOBS=...           processes that run the tests at the same time; by default 2, each with servers of its own
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
@@ -9,8 +10,10 @@ SHELL := /bin/bash
 VENV := .venv
 BIN := $(VENV)/bin
 TORCH_VERSION ?= 2.13.0
+JOBS ?= 2
+PYTEST := $(BIN)/python -m pytest --numprocesses=$(JOBS) --dist=loadfile
 
-.PHONY: help demo serve test check lint bench compare loadtest upgrade clean
+.PHONY: help demo serve test check lint wheels bench compare loadtest upgrade clean
 
 help: ## List the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -22,11 +25,12 @@ serve: $(VENV)/.installed ## Keep a server up on 8000 (HTTP), 8001 (gRPC), 8002 
 	@test -f model_repository/cross_encoder/1/manifest.json || $(BIN)/triton-rerank-build export demo
 	$(BIN)/triton-rerank-build serve $(SERVE)
 
-test: $(VENV)/.installed ## Install what the tests need and run all of them
-	$(BIN)/python -m pytest
+test: $(VENV)/.installed ## Install what the tests need, run all of them, and report the coverage
+	@tests/prometheus.sh $(VENV)/prometheus
+	PATH="$(CURDIR)/$(VENV)/prometheus/usr/bin:$$PATH" $(PYTEST) --cov --cov-report=term
 
 check: $(VENV)/.installed ## Run the tests that need no server, in about a minute
-	$(BIN)/python -m pytest tests/unit -m "not slow"
+	$(PYTEST) tests/unit -m "not slow"
 
 lint: $(VENV)/.installed ## Check style (ruff), layers (import-linter) and types (mypy, pyright)
 	$(BIN)/ruff check .
@@ -34,6 +38,9 @@ lint: $(VENV)/.installed ## Check style (ruff), layers (import-linter) and types
 	$(BIN)/lint-imports
 	$(BIN)/mypy
 	$(BIN)/basedpyright --ignoreexternal --verifytypes triton_rerank
+
+wheels: $(VENV)/.installed ## Build the wheels of both distributions in dist/
+	$(BIN)/pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist ./client ./build
 
 bench: $(VENV)/.installed ## Measure throughput through Triton and the client against the same artefact in process
 	PYTHONPATH=loadtest $(BIN)/python -m benchmarks.bench

@@ -1,23 +1,27 @@
-"""Real servers for the tests: the demo reranker, built once, served by the real tritonserver."""
+"""Session-wide servers and exports: the demo reranker and tiny checkpoints, served by the real tritonserver."""
 
+import gc
+import os
 import shutil
 import signal
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
 
 from support import ROOT
+from support.tiny_exports import TinyExports, tiny_export
 from support.tiny_late import tiny_colbert
 from support.tiny_models import tiny_checkpoint
 from triton_rerank_build import EmbeddedServer, export
 from triton_rerank_build.checkpoints.demo import demo_revision
 from triton_rerank_build.contract import EXPORTER_VERSION
 from triton_rerank_build.late_interaction.settings import LateOptions
-from triton_rerank_build.support.files import cache_folder
+from triton_rerank_build.support.files import cache_folder, locked
 
-# A shell that runs the suite in the background ignores SIGINT for it, and every process would inherit that: the tests
-# of Ctrl-C need the usual start.
+# A shell that runs the suite in the background makes it ignore SIGINT, and child processes inherit that. The tests of
+# Ctrl-C need the default handler.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -25,7 +29,7 @@ COMMITTED = ROOT / "model_repository"
 
 
 def lay_out(target: Path, artefacts: Path, *edits: tuple[str, str, str]) -> Path:
-    """A repository of the committed files as they are now and of links to `artefacts`.
+    """Make a repository of the committed files as they are now and links to `artefacts`.
 
     Args:
         edits: (file, old, new): text to replace once in a committed file.
@@ -41,11 +45,25 @@ def lay_out(target: Path, artefacts: Path, *edits: tuple[str, str, str]) -> Path
     return target
 
 
+def pytest_collection_finish() -> None:
+    """Take the modules imported so far out of garbage collection: each export would traverse them many times."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(scope="session")
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of this test run that all worker processes share."""
+    folder = tmp_path_factory.getbasetemp()
+    return folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+
+
 @pytest.fixture(scope="session")
 def demo_artefacts() -> Path:
     """A repository that holds the demo reranker's artefacts, kept between runs."""
     folder = cache_folder() / f"test-repository-{demo_revision()[:12]}-{EXPORTER_VERSION}"
-    export("demo", repository=folder)
+    with locked(cache_folder() / "test-repository.lock", wait=True):
+        export("demo", repository=folder)
     return folder
 
 
@@ -57,14 +75,14 @@ def demo_repository(demo_artefacts: Path, tmp_path_factory: pytest.TempPathFacto
 
 @pytest.fixture(scope="session")
 def server(demo_repository: Path) -> Iterator[EmbeddedServer]:
-    """The demo reranker as a user serves it: OpenVINO, bf16 where the processor has it."""
+    """The demo reranker as users serve it: OpenVINO, bf16 where the processor has it."""
     with EmbeddedServer(demo_repository) as running:
         yield running
 
 
 @pytest.fixture(scope="session")
 def fp32_server(demo_artefacts: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
-    """The same in full precision."""
+    """The demo reranker in OpenVINO at fp32."""
     edit = ("cross_encoder/configs/cpu.pbtxt", 'string_value: "auto"', 'string_value: "f32"')
     repository = lay_out(tmp_path_factory.mktemp("fp32") / "repository", demo_artefacts, edit)
     with EmbeddedServer(repository) as running:
@@ -73,31 +91,43 @@ def fp32_server(demo_artefacts: Path, tmp_path_factory: pytest.TempPathFactory) 
 
 @pytest.fixture(scope="session")
 def onnxruntime_server(demo_repository: Path) -> Iterator[EmbeddedServer]:
-    """The GPU's config.pbtxt, through the stand-in of NVIDIA's backend."""
+    """The demo reranker with the GPU's config.pbtxt, in the stand-in for NVIDIA's ONNX Runtime backend."""
     with EmbeddedServer(demo_repository, runtime="onnxruntime") as running:
         yield running
 
 
 @pytest.fixture(scope="session")
-def colbert_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_exports(shared_folder: Path) -> TinyExports:
+    """(family, precision) -> the tiny checkpoint of a family and its export, made once in a session."""
+    return cache(lambda family, precision: tiny_export(shared_folder / f"{family}-{precision}", family, precision))
+
+
+@pytest.fixture(scope="session")
+def colbert_repository(shared_folder: Path) -> Path:
     """The tiny ColBERT checkpoint, exported; no reranker beside it."""
-    folder = tmp_path_factory.mktemp("colbert")
-    export(str(tiny_colbert(folder / "tiny")), repository=folder / "repository")
+    folder = shared_folder / "colbert"
+    folder.mkdir(exist_ok=True)
+    with locked(folder / "lock", wait=True):
+        export(str(tiny_colbert(folder / "tiny")), repository=folder / "repository")
     return folder / "repository"
 
 
 @pytest.fixture(scope="session")
 def colbert_server(colbert_repository: Path) -> Iterator[EmbeddedServer]:
-    """It, as a GPU server would serve it, in full precision."""
+    """The tiny ColBERT model at fp32, in the stand-in for NVIDIA's ONNX Runtime backend."""
     with EmbeddedServer(colbert_repository, runtime="onnxruntime") as running:
         yield running
 
 
 @pytest.fixture(scope="session")
-def encoder_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def encoder_repository(shared_folder: Path) -> Path:
     """The encoder of a tiny XLM-R classifier for late interaction, fp16."""
-    folder = tmp_path_factory.mktemp("encoder")
-    source = tiny_checkpoint(folder / "tiny", "xlm-roberta")
+    folder = shared_folder / "encoder"
+    folder.mkdir(exist_ok=True)
     options = LateOptions("query: ", "passage: ", query_length=40)
-    export(str(source), repository=folder / "repository", precision="fp16", late_interaction=options)
+    with locked(folder / "lock", wait=True):
+        if not (folder / "tiny").exists():
+            tiny_checkpoint(folder / "tiny", "xlm-roberta")
+        source, repository = str(folder / "tiny"), folder / "repository"
+        export(source, repository=repository, precision="fp16", late_interaction=options)
     return folder / "repository"

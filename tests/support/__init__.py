@@ -1,4 +1,4 @@
-"""What several tests share: servers, checkpoints, texts, the deployment files."""
+"""Helpers of several test modules: servers, checkpoints, texts, deployment files."""
 
 from pathlib import Path
 

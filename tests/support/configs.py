@@ -1,4 +1,4 @@
-"""What the tests of config files share."""
+"""Reading and comparing Triton config files."""
 
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2

@@ -14,7 +14,7 @@ from support import ROOT
 RULES = ROOT / "deploy" / "prometheus" / "rules.yml"
 DASHBOARD = ROOT / "deploy" / "grafana" / "reranker.json"
 
-# Names that no Triton without a GPU exports, and those that Prometheus makes itself.
+# Metrics that Triton exports only with a GPU, and those that Prometheus generates.
 GPU_METRICS = {"nv_gpu_utilization", "nv_gpu_memory_used_bytes", "nv_gpu_memory_total_bytes"}
 PROMETHEUS_METRICS = {"up", "ALERTS"}
 

@@ -1,9 +1,8 @@
 """A server that speaks Triton's gRPC protocol and fails on demand.
 
-The real server is what the client's tests talk to. This one stands in for faults that a healthy Triton cannot
-be made to show at the wanted moment: a full queue twice and then room, a NaN, a missing tensor, an answer
-that never comes. A document that reads as a number gets that number as its logit, any other the negative of
-its length.
+Most client tests talk to the real server. The fake produces faults that a healthy Triton does not show on demand: a
+queue that is full twice and then has room, a NaN, a missing tensor, an answer that never comes. The logit of a document
+that reads as a number is that number; of any other, the negative of its length.
 """
 
 from __future__ import annotations
@@ -11,7 +10,6 @@ from __future__ import annotations
 import json
 import struct
 import threading
-import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -26,7 +24,7 @@ from triton_rerank.transport import messages
 from triton_rerank.transport.responses import read_scores
 
 Fault = Callable[[Any, Any], Any]
-"""Takes the request and the gRPC context; aborts, sleeps, or returns a response in place of the usual one."""
+"""Takes the request and the gRPC context; aborts, waits, or returns a response instead of the usual one."""
 
 
 def refuse(code: grpc.StatusCode, message: str) -> Fault:
@@ -37,10 +35,12 @@ def refuse(code: grpc.StatusCode, message: str) -> Fault:
 
 
 def hang(seconds: float) -> Fault:
+    """Answer after `seconds`, or as soon as the client gives up."""
+
     def fault(request, context):
-        deadline = time.monotonic() + seconds
-        while context.is_active() and time.monotonic() < deadline:
-            time.sleep(0.005)
+        over = threading.Event()
+        if context.add_callback(over.set):
+            over.wait(seconds)
 
     return fault
 
@@ -62,7 +62,7 @@ def logit_of(document: bytes) -> float:
 
 
 def rerank_purely(documents, **given):
-    """The course of a call without a network: cut, answered as the fake server would, joined.
+    """Run a call without a network: cut it into parts, answer them as the fake server would, join the answers.
 
     Returns:
         The finished job, and its rounds of parts.
@@ -79,7 +79,7 @@ def rerank_purely(documents, **given):
 
 
 class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
-    """`with FakeTriton() as server: server.url`; `server.faults` are spent one per inference, in order."""
+    """`with FakeTriton() as server: server.url`. Each inference takes the next of `server.faults`, in order."""
 
     def __init__(self, *, max_batch_size=64, max_tokens=512, workers=16, credentials=None, port=0):
         self.faults: deque[Fault] = deque()

@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 import onnxruntime
 
-# Those of the help text that have a say in what this project builds.
+# The options of trtexec's help text that this project uses.
 OPTIONS = {
     "--onnx", "--saveEngine", "--loadEngine", "--stronglyTyped", "--noTF32", "--skipInference", "--timingCacheFile",
     "--profile", "--minShapes", "--optShapes", "--maxShapes", "--useProfile", "--shapes", "--loadInputs",

@@ -1,7 +1,8 @@
-"""What watches a server in the tests: its metrics, and a real Prometheus with this project's rules."""
+"""Monitoring in the tests: a server's metrics, and a real Prometheus with this project's rules."""
 
 import contextlib
 import json
+import os
 import re
 import shutil
 import socket
@@ -18,10 +19,19 @@ import yaml
 from support.deployment import RULES
 
 
+def program(name):
+    """The path of `prometheus` or `promtool`. Without it the test is skipped; in CI it fails."""
+    path = shutil.which(name)
+    if path is None:
+        message = f"{name} is not installed; run `make test`, or on Debian and Ubuntu: apt-get install prometheus"
+        pytest.fail(message) if os.environ.get("CI") else pytest.skip(message)
+    return path
+
+
 def wait_until(condition, timeout_s=60):
     deadline = time.monotonic() + timeout_s
     while not (result := condition()):
-        assert time.monotonic() < deadline, f"not so after {timeout_s} s"
+        assert time.monotonic() < deadline, f"the condition did not become true within {timeout_s} s"
         time.sleep(0.2)
     return result
 
@@ -60,9 +70,7 @@ class Prometheus:
     """A real Prometheus with this project's rules, scraping one server every second."""
 
     def __init__(self, folder, server):
-        executable = shutil.which("prometheus")
-        if executable is None:
-            pytest.skip("prometheus is not installed; on Debian and Ubuntu: apt-get install prometheus")
+        executable = program("prometheus")
         target = server.metrics_url.removeprefix("http://").removesuffix("/metrics")
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
@@ -88,7 +96,7 @@ class Prometheus:
         self.process.wait()
 
     def query(self, expression):
-        """What an instant query returns; nothing while Prometheus starts."""
+        """The result of an instant query; empty while Prometheus starts."""
         url = f"{self.url}/api/v1/query?{urllib.parse.urlencode({'query': expression})}"
         with contextlib.suppress(ConnectionError, urllib.error.URLError), urllib.request.urlopen(url) as response:
             return json.load(response)["data"]["result"]

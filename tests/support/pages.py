@@ -8,7 +8,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block. `line` is the number of the fence, from 1; `text` is what stands between the fences."""
+    """A fenced block. `line` is the line number of the opening fence, from 1; `text` is the content."""
 
     section: str
     language: str
@@ -22,7 +22,7 @@ class Block:
 
 
 def blocks(page: Path) -> list[Block]:
-    """The fenced blocks of a page, each with the heading that it stands under."""
+    """The fenced blocks of a page, each with the heading above it."""
     return [item for item in _items(page) if isinstance(item, Block)]
 
 

@@ -1,4 +1,4 @@
-"""What a PromQL expression reads, from its syntax tree."""
+"""The metrics that a PromQL expression reads, from its syntax tree."""
 
 import promql_parser
 

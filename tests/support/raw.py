@@ -1,4 +1,4 @@
-"""Another client's view of the server: plain tritonclient, no checks, any tensor."""
+"""Requests with plain tritonclient: any tensors, no checks."""
 
 import numpy as np
 import tritonclient.grpc as triton
@@ -28,13 +28,13 @@ def column(texts):
 
 
 def tokenize(url, pairs, **parameters):
-    """What the tokenizer says of (query, document) pairs."""
+    """The tokenizer model's outputs for (query, document) pairs."""
     queries, documents = zip(*pairs, strict=True)
     outputs = ["input_ids", "attention_mask", "num_tokens", "truncated"]
     return infer(url, "tokenizer", outputs, parameters or None, query=column(queries), document=column(documents))
 
 
 def statistics(url, model):
-    """Triton's own counts of a model: requests that succeeded, and executions."""
+    """Triton's counts for a model: successful requests, executions."""
     state = totals(url, model)
     return state.requests, state.executions

@@ -33,12 +33,12 @@ SEARCHES = (
 
 
 def words(text: str) -> list[str]:
-    """Lower-case words, for embeddings that tell texts apart by the words they hold."""
+    """Lower-case words of `text`."""
     return re.findall(r"\w+", text.lower())
 
 
 def embed(text: str, size: int = 512) -> list[float]:
-    """One component for each word that occurs, of unit length together: similar means many words in common."""
+    """A unit vector with one component per word: texts with many common words are similar."""
     vector = [0.0] * size
     for word in words(text):
         vector[crc32(word.encode()) % size] = 1.0

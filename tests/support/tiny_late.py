@@ -24,7 +24,7 @@ METADATA = {
     "similarity": "cosine",
 }
 
-# Texts that try the rules: lengths below and beyond both limits, marks alone, marks inside, nothing, other scripts.
+# Texts for the tokenization rules: short and over-long, punctuation only, punctuation inside, empty, other scripts.
 QUERIES = (
     "why is the sky blue?",
     "boiling",

@@ -47,7 +47,7 @@ def tiny_checkpoint(folder: Path, family: str, *, seed: int = 0, **overrides: ob
         "type_vocab_size": 2 if family == "bert" else 1,
         "pad_token_id": pad_id,
         "num_labels": 1,
-        # Wide enough for logits that differ from pair to pair.
+        # Large enough for logits that differ between pairs.
         "initializer_range": 0.3,
     }
     torch.manual_seed(seed)

@@ -1,4 +1,4 @@
-"""Both clients behind one face, so that every case runs on both."""
+"""Both clients behind one synchronous interface, so that each test runs on both."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from triton_rerank import AsyncRerankClient, RerankClient
 
 
 class _Awaited:
-    """An AsyncRerankClient whose methods are run to their end in a loop of their own."""
+    """An AsyncRerankClient whose coroutines run to completion in an event loop of its own."""
 
     def __init__(self, *arguments, **options):
         self._client = AsyncRerankClient(*arguments, **options)  # first: it may refuse, and leave no loop open

@@ -1,4 +1,4 @@
-"""The two distributions: what is in their wheels and sdists, what they ask for, and that they work when installed."""
+"""The two distributions: contents of wheels and sdists, dependencies, and an installation outside the checkout."""
 
 import re
 import subprocess
@@ -97,8 +97,9 @@ def test_a_wheel_built_from_the_sdist_is_the_same(built, name, tmp_path):
     assert licenses == {file: (ROOT / file).read_bytes() for file in wanted}
 
 
+@pytest.mark.slow
 def test_the_wheels_work_outside_the_checkout(built, tmp_path):
-    """In a new environment; the libraries that they need come from this one, our own packages from the wheels."""
+    """Install the wheels in a new environment; third-party libraries come from the present one."""
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv"], check=True)
     bin_folder = tmp_path / "venv" / "bin"
     (site,) = (tmp_path / "venv").glob("lib/python*/site-packages")

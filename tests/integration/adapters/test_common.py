@@ -1,4 +1,4 @@
-"""What the adapters of all frameworks have in common: connections, secrets, copies, errors."""
+"""Behaviour common to the adapters of all frameworks: connections, secrets, copies, errors."""
 
 import asyncio
 import copy
@@ -129,21 +129,26 @@ def test_event_loops_that_are_open_together_have_a_client_each(adapter, document
     assert not component._clients._async_clients
 
 
+async def until(condition):
+    for _ in range(3000):
+        if condition():
+            return
+        await asyncio.sleep(0.01)
+    pytest.fail("the condition did not become true within 30 s")
+
+
 async def test_cancelling_cancels_on_the_server(adapter, documents, server):
     component = adapter.make(url=server.url)
     await adapter.awaited(component, documents)
     server.faults.append(hang(30))
+    num_requests = len(server.requests)
     call = asyncio.ensure_future(adapter.awaited(component, documents))
-    await asyncio.sleep(0.2)
+    await until(lambda: len(server.requests) == num_requests + 1)
     call.cancel()
     with pytest.raises(asyncio.CancelledError):
         await call
     await aclose(component)
-    for _ in range(100):
-        if server.cancelled:
-            break
-        await asyncio.sleep(0.02)
-    assert server.cancelled == 1
+    await until(lambda: server.cancelled == 1)
 
 
 async def test_errors_are_the_clients(adapter, documents, server):

@@ -33,7 +33,7 @@ PAGES = [README, *sorted(FOLDER.glob("*.md"))]
 
 @dataclass(frozen=True)
 class Example:
-    """A block of code, and what it prints: the block of text that follows it, if there is one."""
+    """A block of code and its expected output: the text block that follows it, if there is one."""
 
     page: Path
     language: str
@@ -43,7 +43,7 @@ class Example:
 
 
 def sections():
-    """(page, heading) -> its examples, which share their variables as they do for a reader."""
+    """(page, heading) -> its examples. The examples of a section share their variables."""
     found = {}
     for page in PAGES:
         of_page = blocks(page)

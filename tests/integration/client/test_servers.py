@@ -1,4 +1,4 @@
-"""Servers that die, return, are full, or want TLS: the real ones."""
+"""Real servers that die, come back, are full, or require TLS."""
 
 import asyncio
 import socket
@@ -9,10 +9,11 @@ from contextlib import ExitStack
 
 import pytest
 import trustme
-from tritonclient.grpc import InferenceServerClient
 
 import triton_rerank as tr
 from conftest import lay_out
+from support import raw
+from support.monitors import wait_until
 from support.twins import TWINS
 from triton_rerank_build import EmbeddedServer
 
@@ -34,7 +35,7 @@ def free_port():
 
 
 def call_until_done(client, turns, lock, lost, events):
-    """One caller: takes its turn from all callers' turns; some turns stop or start a server first."""
+    """Run one caller until the shared turns are used up; some turns stop or start a server first."""
     while True:
         with lock:
             number = next(turns, None)
@@ -64,23 +65,30 @@ def test_one_of_three_servers_is_killed_and_restarted_in_the_middle_of_500_calls
         for caller in callers:
             caller.join()
         assert lost == []
-        time.sleep(5.5)  # the longest rest of a server that was down
         before = num_requests(servers[0])
-        for _ in range(9):
-            client.rerank("influenza", DOCUMENTS)
-        assert num_requests(servers[0]) >= before + 2, "the server that came back is not used"
+
+        def used_again():
+            for _ in range(9):
+                client.rerank("influenza", DOCUMENTS)
+            return num_requests(servers[0]) >= before + 2
+
+        wait_until(used_again)
 
 
-def num_requests(server):
-    with InferenceServerClient(server.grpc_url) as client:
-        statistics = client.get_inference_statistics("reranker")
-    return statistics.model_stats[0].inference_stats.success.count
+def num_requests(server, model="reranker"):
+    return raw.statistics(server.grpc_url, model)[0]
 
 
 def test_a_server_that_is_stopped_in_mid_request_fails_by_name(demo_repository, client_class):
     with EmbeddedServer(demo_repository, exit_timeout_s=0) as server, client_class(server.grpc_url) as client:
         client.is_ready()
-        stopper = threading.Timer(0.3, server.stop)
+        before = num_requests(server, "tokenizer")
+
+        def stop_when_one_request_is_tokenized():
+            wait_until(lambda: num_requests(server, "tokenizer") > before)
+            server.stop()
+
+        stopper = threading.Thread(target=stop_when_one_request_is_tokenized)
         stopper.start()
         with pytest.raises(tr.RerankError) as caught:
             client.rerank("q", SLOW * 8, timeout=60)
@@ -121,8 +129,9 @@ async def test_back_off_gets_every_call_through_a_full_queue(small_queue_server)
 
 async def test_a_cancelled_call_leaves_the_server_well(server):
     async with tr.AsyncRerankClient(server.grpc_url, timeout=120) as client:
+        before = num_requests(server, "tokenizer")
         call = asyncio.ensure_future(client.rerank("q", SLOW))
-        await asyncio.sleep(0.2)
+        await asyncio.to_thread(wait_until, lambda: num_requests(server, "tokenizer") > before)
         call.cancel()
         with pytest.raises(asyncio.CancelledError):
             await call
@@ -130,7 +139,7 @@ async def test_a_cancelled_call_leaves_the_server_well(server):
 
 
 class SecureServer(EmbeddedServer):
-    """The embedded server with TLS on, which its own plain-text check of readiness cannot pass."""
+    """The embedded server with TLS; its own readiness check speaks plain text only."""
 
     tls: tr.TLS
 

@@ -1,4 +1,4 @@
-"""What another client may send straight to Triton: each its own clear error, and the server lives on."""
+"""Bad requests from other Triton clients: each gets a clear error, and the server keeps answering."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -105,5 +105,5 @@ def test_work_that_nobody_waits_for_is_dropped(server):
             client.rerank("q", [f"{n} " + "word " * 500 for n in range(256)], timeout=0.5)
         client.rerank("q", ["the next in line"])
     after, _ = raw.statistics(server.grpc_url, "cross_encoder")
-    # Of the eight requests of the first call at most those of the execution under way were finished.
+    # Of the first call's eight requests, Triton finishes at most those that were executing.
     assert after - before <= 4

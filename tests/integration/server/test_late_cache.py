@@ -1,4 +1,4 @@
-"""The vectors that the server keeps: found again, no more than allowed, the same scores; who fails, fails alone."""
+"""The vector cache of late interaction: hits, size limit, unchanged scores; a failing request fails alone."""
 
 import re
 import shutil
@@ -91,7 +91,7 @@ def test_what_was_scored_is_not_encoded_again(colbert_server):
     assert last["hits_total/document"] - after["hits_total/document"] == 80
     assert last["misses_total/query"] - after["misses_total/query"] == 1
     assert again.results == first.results
-    # fp16 vectors of what was just kept: the query's 32 and the documents' own.
+    # The cache holds fp16 vectors: 32 for the query, and those of each document.
     assert after["bytes"] - before["bytes"] > 40 * 5 * 16 * 2
 
 
@@ -184,7 +184,7 @@ def test_work_that_nobody_waits_for_is_dropped(small, small_server):
 
 @pytest.fixture(scope="module")
 def broken_server(colbert_repository, tmp_path_factory):
-    """Its encoder gives no numbers for the word "mountain"."""
+    """A server whose encoder returns NaN for the word "mountain"."""
     repository = shutil.copytree(colbert_repository, tmp_path_factory.mktemp("broken") / "repository")
     graph = onnx.load(repository / "late_encoder/1/model.onnx", load_external_data=False).graph
     table = next(tensor for tensor in graph.initializer if list(tensor.dims) == [len(vocabulary()), HIDDEN])

@@ -1,4 +1,4 @@
-"""The checkpoint `demo-late`: exported and served as a newcomer would, it finds the relevant document."""
+"""The checkpoint `demo-late`, exported and served with default options, ranks the relevant document first."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from triton_rerank import RerankClient
 from triton_rerank_build import EmbeddedServer, export
 from triton_rerank_build.cli.examples import EXAMPLES
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]  # exports a checkpoint of full size
 
 
 @pytest.fixture(scope="module")

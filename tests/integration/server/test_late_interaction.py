@@ -1,4 +1,4 @@
-"""Late interaction as it is served: pylate's scores, the cache, and what may go wrong."""
+"""Late interaction through the server: scores equal to pylate's, token counts, limits."""
 
 import json
 

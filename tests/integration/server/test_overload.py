@@ -1,4 +1,4 @@
-"""More requests than the server can take: refusals of one kind, no call that hangs, and work as before afterwards."""
+"""Overload: every refusal is a ServerOverloadedError, no call hangs, and the server recovers."""
 
 import subprocess
 import sys
@@ -21,7 +21,7 @@ FAILURE = "nv_inference_request_failure"
 
 
 def outcomes(server, callers, calls_each=2):
-    """How many calls ended in what. A call that hangs would end in RequestTimeoutError."""
+    """Count calls by outcome. A call that hangs counts as RequestTimeoutError."""
 
     def call(number):
         with RerankClient(server.grpc_url, max_retries=0, timeout=120) as client:
@@ -44,7 +44,7 @@ TOKENIZER, CROSS_ENCODER = "tokenizer/config.pbtxt", "cross_encoder/configs/cpu.
 
 
 def with_policy(target, artefacts, **policies):
-    """The committed repository, other limits in the queue policies: config file -> {field: value}."""
+    """Lay out the committed repository with changed queue policies: model -> {field: value}."""
     repository = lay_out(target, artefacts)
     for name, fields in policies.items():
         path = repository / {"tokenizer": TOKENIZER, "cross_encoder": CROSS_ENCODER}[name]
@@ -68,7 +68,7 @@ LIMIT = {"max_queue_size": 2}
     ],
 )
 def test_overload_ends_in_one_error_and_nothing_hangs(policies, demo_artefacts, tmp_path):
-    # Newer releases of Triton tell of requests that hang where a queue limit strikes inside an ensemble: not in 2.51.
+    # Release notes of newer Tritons report requests that hang at a queue limit inside an ensemble. 2.51 does not hang.
     with EmbeddedServer(with_policy(tmp_path / "repository", demo_artefacts, **policies)) as server:
         found = outcomes(server, callers=24)
         assert set(found) == {len(DOCUMENTS), ServerOverloadedError}
@@ -85,14 +85,14 @@ def test_what_ships_takes_a_burst(server):
 
 @pytest.fixture(scope="module")
 def narrow(demo_artefacts, tmp_path_factory):
-    """A server with the options of docker-compose.yml that refuses soon."""
+    """A server with the options of docker-compose.yml and a short queue."""
     repository = with_policy(tmp_path_factory.mktemp("narrow") / "repository", demo_artefacts, cross_encoder=LIMIT)
     with EmbeddedServer(repository, arguments=server_options()) as server:
         yield server
 
 
 class Overload:
-    """Far more callers than the server has room for, until the end of the block."""
+    """Overload the server with 12 callers until the block ends."""
 
     def __init__(self, server):
         self.server, self.over = server, threading.Event()
@@ -133,7 +133,7 @@ def test_a_full_queue_raises_the_alert_of_overload_alone(narrow, tmp_path):
 
 
 def test_refusals_are_counted_by_the_ensemble_alone(narrow):
-    # Why the rules derive them. Should a newer Triton differ, they can be simpler.
+    # This is why the rules derive refusals. If a newer Triton differs, the rules can be simpler.
     def failures(model):
         reasons = ("REJECTED", "CANCELED", "BACKEND", "OTHER")
         return [counter(narrow, FAILURE, model=model, reason=reason) for reason in reasons]
@@ -161,7 +161,7 @@ def test_interactive_calls_overtake_what_says_nothing_and_that_overtakes_bulk(se
         wait(bulk, return_when=FIRST_COMPLETED)  # now the others wait
         usual = [pool.submit(call, None) for _ in range(3)]
         wait([pool.submit(call, 1), *usual])
-    # What is sent last is answered after what the server has already taken: one of three is sure to be overtaken.
+    # The server answers accepted requests first, so the call at priority 1 overtakes at least one of the three.
     last_usual = max(place for place, priority in enumerate(finished) if priority is None)
     assert finished.index(1, 1) < last_usual < 12
     assert finished[-3:] == [3, 3, 3]

@@ -20,7 +20,7 @@ PROGRAMS = ("triton-rerank", "triton-rerank-build")
 
 
 def commands():
-    """The words of each command of our programs. Benchmarks are left out: theirs are the commands of their day."""
+    """The words of each triton-rerank command. Dated benchmarks are left out: they show the commands of their date."""
     found = []
     for page in PAGES:
         if page.parent.name == "benchmarks":

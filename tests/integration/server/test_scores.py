@@ -1,4 +1,4 @@
-"""Scores: equal to PyTorch's, free of their neighbours, and really merged."""
+"""Scores equal PyTorch's and do not depend on other rows of the batch; Triton merges requests."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -76,7 +76,7 @@ def test_examples(server, example):
 
 
 def requests_per_execution(server, documents_of):
-    """16 callers at once with 8 documents each; Triton's own count of requests in one execution."""
+    """Triton's mean number of requests per execution while 16 callers rank 8 documents each."""
     before = raw.statistics(server.grpc_url, "cross_encoder")
     start = threading.Barrier(16)
     with RerankClient(server.grpc_url) as client, ThreadPoolExecutor(16) as pool:

@@ -45,7 +45,7 @@ def gone(processes, within_s=60):
 
 
 def shared_memory(processes):
-    """The server's files in /dev/shm, by the prefix on its command line."""
+    """List the server's files in /dev/shm, by the prefix on its command line."""
     words = (word for process in processes for word in process.cmdline())
     (prefix,) = {word.partition("prefix-name=")[2] for word in words if "shm-region-prefix-name=" in word}
     return lambda: list(Path("/dev/shm").glob(f"{prefix}*"))

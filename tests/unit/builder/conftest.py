@@ -1,23 +1,14 @@
-"""Exports of tiny checkpoints that several unit tests read."""
+"""Exports of tiny checkpoints for the builder's unit tests."""
 
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 
 import pytest
 
-from support.tiny_models import tiny_checkpoint
-from triton_rerank_build import export
+from support.tiny_exports import TinyExports
 
 
 @pytest.fixture(scope="session")
-def fp16_repository(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Family -> a repository with its tiny checkpoint at fp16, exported once; tests that change it take a copy."""
-
-    @cache
-    def exported(family: str) -> Path:
-        folder = tmp_path_factory.mktemp(family)
-        export(str(tiny_checkpoint(folder / family, family)), repository=folder / "served", precision="fp16")
-        return folder / "served"
-
-    return exported
+def fp16_repository(tiny_exports: TinyExports) -> Callable[[str], Path]:
+    """Family -> a repository with its tiny checkpoint at fp16. Tests that change it take a copy."""
+    return lambda family: tiny_exports(family, "fp16").repository

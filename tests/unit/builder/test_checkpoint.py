@@ -1,4 +1,4 @@
-"""What is refused, with which words, before any weight is loaded."""
+"""Checkpoints that the builder refuses, and the messages, before any weight is loaded."""
 
 import json
 import shutil
@@ -132,7 +132,7 @@ def test_a_missing_shard(checkpoint):
 
 
 def test_a_head_that_was_never_trained(checkpoint):
-    # transformers itself would fill it with random numbers.
+    # transformers would initialize it with random numbers.
     weights = safetensors.torch.load_file(checkpoint / "model.safetensors")
     kept = {name: tensor for name, tensor in weights.items() if "classifier" not in name}
     safetensors.torch.save_file(kept, checkpoint / "model.safetensors", metadata={"format": "pt"})

@@ -1,10 +1,9 @@
-"""The command, run as a user runs it."""
+"""The command `triton-rerank-build` as a process."""
 
 import json
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy
@@ -25,6 +24,7 @@ def checkpoint(tmp_path_factory):
     return tiny_checkpoint(tmp_path_factory.mktemp("cli") / "tiny", "bert")
 
 
+@pytest.mark.slow
 def test_export_verify_and_again(checkpoint, tmp_path):
     made = run("export", checkpoint, cwd=tmp_path)
     assert made.returncode == 0, made.stderr
@@ -96,6 +96,7 @@ def test_help_needs_none_of_the_heavy_packages(arguments):
     assert done.stdout.splitlines()[-1] == "[]"
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_nothing_behind(checkpoint, tmp_path):
     process = subprocess.Popen(
         [*COMMAND, "export", str(checkpoint), "--repository", str(tmp_path)], stderr=subprocess.PIPE, text=True
@@ -103,7 +104,6 @@ def test_ctrl_c_leaves_nothing_behind(checkpoint, tmp_path):
     for line in process.stderr:
         if line.startswith("[4/6]"):
             break
-    time.sleep(0.2)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130

@@ -1,4 +1,4 @@
-"""The committed config files hold each other: every arrow joins equal tensors, every limit agrees."""
+"""The committed config files agree: every arrow joins equal tensors, and every limit is the same."""
 
 import re
 from itertools import pairwise

@@ -1,4 +1,4 @@
-"""The graph as TensorRT's parser reads it: the same logits from nodes that the parser knows."""
+"""The graph rewritten for TensorRT's parser: supported operators, equal logits."""
 
 import shutil
 

@@ -1,7 +1,6 @@
-"""Tiny checkpoints of every family, exported for real and held against transformers."""
+"""Tiny checkpoints of every family, exported and compared with transformers."""
 
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 import onnx
@@ -12,6 +11,7 @@ import torch
 from tokenizers import Tokenizer
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from support.tiny_exports import TinyExport
 from support.tiny_models import FAMILIES, LIMIT, tiny_checkpoint
 from triton_rerank_build import Manifest, export, verify
 from triton_rerank_build.parity.texts import HARD_PAIRS, PAIRS
@@ -22,12 +22,9 @@ TOLERANCE = {"fp32": 1e-4, "fp16": 2e-2}
 class Exported:
     """A tiny checkpoint and its installed graph."""
 
-    def __init__(self, folder: Path, family: str, precision: str) -> None:
-        self.precision = precision
-        self.checkpoint = tiny_checkpoint(folder / "checkpoint", family)
-        self.repository = folder / "repository"
-        self.manifest = export(str(self.checkpoint), repository=self.repository, precision=precision)
-        self.graph_path = self.repository / "cross_encoder/1/model.onnx"
+    def __init__(self, made: TinyExport) -> None:
+        self.checkpoint, self.repository, self.manifest = made.checkpoint, made.repository, made.manifest
+        self.graph_path = made.graph
         self.session = onnxruntime.InferenceSession(str(self.graph_path), providers=["CPUExecutionProvider"])
 
     def logits(self, input_ids: np.ndarray, attention_mask: np.ndarray) -> np.ndarray:
@@ -54,12 +51,8 @@ class Exported:
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory):
-    @cache
-    def make(family: str, precision: str) -> Exported:
-        return Exported(tmp_path_factory.mktemp(f"{family}-{precision}"), family, precision)
-
-    return make
+def exported(tiny_exports):
+    return cache(lambda family, precision: Exported(tiny_exports(family, precision)))
 
 
 every_family = pytest.mark.parametrize("family", FAMILIES)
@@ -152,7 +145,7 @@ def test_fp16_keeps_what_can_overflow_in_fp32(exported, family):
 @every_family
 @every_precision
 def test_tokens_are_counted_in_integers(exported, family, precision):
-    # A runtime that lowers floats to bf16 counts no further than 256.
+    # bf16 represents integers exactly only up to 256.
     model = onnx.shape_inference.infer_shapes(onnx.load(str(exported(family, precision).graph_path)))
     types = {value.name: value.type.tensor_type.elem_type for value in model.graph.value_info}
     sums = [node for node in model.graph.node if node.op_type == "CumSum"]
@@ -179,6 +172,7 @@ def test_openvino_computes_the_same(exported, family, precision):
     assert np.abs(found - model.reference(dict(encoded))).max() <= TOLERANCE[precision]
 
 
+@pytest.mark.slow
 def test_fp16_survives_activations_near_the_end_of_its_range(tmp_path):
     # The sums before the second LayerNorm reach thousands: their squares are far beyond 65,504.
     checkpoint = tiny_checkpoint(tmp_path / "checkpoint", "xlm-roberta")
@@ -199,7 +193,7 @@ def test_the_manifest_tells_what_was_made_and_how_it_was_proved(exported, family
         family,
         "fp32",
         LIMIT,
-        "checkpoint",
+        "tiny",
     )
     assert 0 < manifest.parity.worst_difference <= 1e-4
     assert manifest.parity.longest == LIMIT
@@ -227,14 +221,16 @@ def test_the_saved_tokenizer_gives_the_ids_of_transformers_and_both_limits(expor
         assert tokenizer.encode(query, document).ids == reference([query], [document])["input_ids"][0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("overrides", [{"hidden_act": "gelu_new"}, {"hidden_act": "relu"}, {"type_vocab_size": 1}])
 def test_what_a_configuration_may_change_is_followed(tmp_path, overrides):
     checkpoint = tiny_checkpoint(tmp_path / "checkpoint", "bert", **overrides)
     assert export(str(checkpoint), repository=tmp_path / "repository").parity.worst_difference <= 1e-4
 
 
+@pytest.mark.slow
 def test_fp16_goes_as_far_as_a_gpu_holds_a_full_batch_unless_told_otherwise(tmp_path, caplog):
-    # Positions enough for more; it is the limit that is exported, not the rows that are computed.
+    # The checkpoint has more positions. Only the limit changes; the reference batches stay short.
     checkpoint = tiny_checkpoint(tmp_path / "checkpoint", "bert", max_position_embeddings=1100)
     caplog.set_level("INFO", "triton_rerank_build")
     assert export(str(checkpoint), repository=tmp_path / "fp16", precision="fp16").max_length == 1024

@@ -1,4 +1,4 @@
-"""Fine-tuning: data, pairs, losses by hand, resuming after a kill, and a checkpoint that really is better."""
+"""Fine-tuning: data, pairs, losses, resuming after a kill, and an improved checkpoint."""
 
 import json
 import math
@@ -254,6 +254,7 @@ SMALL = {"negatives": "given", "epochs": 12, "batch_size": 4, "num_negatives": 2
 SMALL |= {"eval_every": 6, "save_every": 2, "patience": 50, "bf16": False}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("family", "lora_rank", "rate"), [("xlm-roberta", 4, 2e-2), ("bert", 0, 5e-3)])
 def test_training_makes_a_better_checkpoint(json_lines, tmp_path, family, lora_rank, rate):
     tiny = tiny_checkpoint(tmp_path / "tiny", family)
@@ -266,7 +267,7 @@ def test_training_makes_a_better_checkpoint(json_lines, tmp_path, family, lora_r
     assert about["settings"]["learning_rate"] == rate
     assert list(about["data_sha256"]) == [f"{json_lines.parent.name}/data.jsonl"]
     assert not (out / "training").exists()
-    # What was written ranks as well as what was trained.
+    # The written checkpoint ranks as well as the trained model.
     written = RankingModel(resolve_checkpoint(str(out)), Settings(lora_rank=0, bf16=False))
     dev = data.load([json_lines], "given", 10)
     assert evaluate(written, dev) == pytest.approx(done.after)
@@ -278,6 +279,7 @@ class KilledError(Exception):
     pass
 
 
+@pytest.mark.slow
 def test_a_killed_training_ends_where_an_unbroken_one_does(json_lines, tmp_path):
     checkpoint = str(tiny_checkpoint(tmp_path / "tiny", "xlm-roberta"))
     settings = Settings(**SMALL | {"epochs": 4, "lora_rank": 4, "negatives": "model", "max_minutes": 1e6})
@@ -306,6 +308,7 @@ def test_a_killed_training_ends_where_an_unbroken_one_does(json_lines, tmp_path)
         assert torch.equal(tensor, weights[1][name]), name
 
 
+@pytest.mark.slow
 def test_training_stops_when_nothing_gets_better(json_lines, tmp_path):
     checkpoint = str(tiny_checkpoint(tmp_path / "tiny", "xlm-roberta"))
     settings = Settings(**SMALL | {"learning_rate": 1e-9, "eval_every": 1, "patience": 2})
@@ -314,8 +317,9 @@ def test_training_stops_when_nothing_gets_better(json_lines, tmp_path):
     assert [entry["step"] for entry in history] == [1, 2]
 
 
+@pytest.mark.slow
 def test_what_ends_below_its_start_is_not_kept(json_lines, tmp_path, capsys):
-    """Trained to rank held-out documents the wrong way round, the checkpoint stays what it was."""
+    """Training on reversed relevance leaves the checkpoint unchanged."""
     reversed_lines = tmp_path / "reversed.jsonl"
     with reversed_lines.open("w") as file:
         for line in map(json.loads, json_lines.read_text().splitlines()):
@@ -352,6 +356,7 @@ def test_frozen_layers_stay_as_they_are(tmp_path, lora_rank):
         RankingModel(checkpoint, Settings(freeze_layers=2))
 
 
+@pytest.mark.slow
 def test_training_ends_in_time(json_lines, tmp_path):
     checkpoint = str(tiny_checkpoint(tmp_path / "tiny", "xlm-roberta"))
     settings = Settings(**SMALL | {"max_minutes": 1e-6, "eval_every": 1000})
@@ -360,6 +365,7 @@ def test_training_ends_in_time(json_lines, tmp_path):
     assert [entry["step"] for entry in history] == [1]  # it looks at the clock after a step, then evaluates
 
 
+@pytest.mark.slow
 def test_command(json_lines, tmp_path, capsys):
     checkpoint = str(tiny_checkpoint(tmp_path / "tiny", "xlm-roberta"))
     arguments = ["finetune", checkpoint, "--data", str(json_lines), "--out", str(tmp_path / "out"), "--max-steps", "2"]

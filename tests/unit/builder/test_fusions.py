@@ -1,4 +1,4 @@
-"""What the runtimes fuse when they load the exported graph, and that it computes the same.
+"""Operators that the runtimes fuse when they load the exported graph, and equal results.
 
 On a CPU, where ONNX Runtime has the same fused operators in fp32 as on a GPU in fp16.
 """
@@ -11,17 +11,14 @@ import onnxruntime
 import openvino
 import pytest
 
-from support.tiny_models import FAMILIES, tiny_checkpoint
-from triton_rerank_build import export
+from support.tiny_models import FAMILIES
 
 LAYERS = 2
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
-def graph(request, tmp_path_factory):
-    folder = tmp_path_factory.mktemp(request.param)
-    export(str(tiny_checkpoint(folder / "checkpoint", request.param)), repository=folder / "repository")
-    return folder / "repository/cross_encoder/1/model.onnx"
+def graph(request, tiny_exports):
+    return tiny_exports(request.param, "fp32").graph
 
 
 def session(graph, level, **options):
@@ -42,7 +39,7 @@ def test_onnx_runtime_fuses_gelu_and_layer_norm_and_computes_the_same(graph, tmp
     operators = Counter(node.op_type for node in onnx.load(saved, load_external_data=False).graph.node)
     assert operators["BiasGelu"] == LAYERS
     assert "Erf" not in operators
-    # Two of each layer; that of the embeddings has no sum before it in BERT's graph.
+    # Two in each layer. In BERT's graph the LayerNorm of the embeddings has no sum before it.
     assert operators["SkipLayerNormalization"] >= 2 * LAYERS
 
     ids = np.random.default_rng(0).integers(5, 200, (4, 40), dtype=np.int32)
@@ -55,5 +52,5 @@ def test_openvino_fuses_gelu(graph):
     model = openvino.Core().compile_model(str(graph), "CPU", {"INFERENCE_PRECISION_HINT": "f32"}).get_runtime_model()
     facts = [{key: value.value for key, value in op.get_rt_info().items()} for op in model.get_ops()]
     products = [fact["originalLayersNames"] for fact in facts if fact["layerType"] == "FullyConnected"]
-    # Gelu ends in a product of its own (`node_mul`), which belongs to the projection before it now.
+    # Gelu's last operator is a product (`node_mul`); after fusion it belongs to the projection before it.
     assert sum("node_mul" in names for names in products) == LAYERS

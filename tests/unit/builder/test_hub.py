@@ -1,4 +1,4 @@
-"""Downloads through the real huggingface_hub, from a server here that speaks the little of its protocol needed."""
+"""Downloads with the real huggingface_hub, from a local server that speaks the part of its protocol in use."""
 
 import hashlib
 import json

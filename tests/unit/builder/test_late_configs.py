@@ -1,4 +1,4 @@
-"""The config files of late interaction hold each other, and give clients the tensors of the reranker."""
+"""The config files of late interaction agree with each other and with the reranker's tensors."""
 
 import pytest
 

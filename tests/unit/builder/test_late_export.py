@@ -1,4 +1,4 @@
-"""Late-interaction checkpoints: recognised, refused, exported, held against pylate's ids and transformers' vectors."""
+"""Export of late-interaction checkpoints, compared with pylate's ids and transformers' vectors; refusals."""
 
 import json
 import shutil
@@ -61,6 +61,7 @@ def test_the_graph_has_the_shape_that_the_config_promises(colbert_repository):
         assert np.linalg.norm(vectors.reshape(rows, length, DIM), axis=2) == pytest.approx(1, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_any_encoder_is_taken_and_its_options_are_kept(encoder_repository):
     manifest = verify_late(encoder_repository)
     assert 1e-5 < manifest.parity.worst_difference < 1e-2  # fp16, and no more

@@ -1,4 +1,4 @@
-"""The proof itself must be able to fail."""
+"""The comparison with PyTorch rejects wrong graphs."""
 
 import numpy as np
 import onnx
@@ -9,7 +9,7 @@ from transformers import AutoModelForSequenceClassification
 from support.tiny_models import LIMIT, tiny_checkpoint
 from triton_rerank_build import ParityError, UnsupportedModelError, export, exporter
 from triton_rerank_build.checkpoints.resolve import resolve_checkpoint
-from triton_rerank_build.graphs.onnx import export_onnx, load_model
+from triton_rerank_build.graphs.onnx import load_model
 from triton_rerank_build.graphs.tokenizer import load_tokenizer
 from triton_rerank_build.parity.compare import (
     Batch,
@@ -22,14 +22,14 @@ from triton_rerank_build.parity.compare import (
 
 
 @pytest.fixture(scope="module")
-def proved(tmp_path_factory):
-    """Batches, the reference, and the path of a right graph."""
-    folder = tmp_path_factory.mktemp("parity")
-    source = resolve_checkpoint(str(tiny_checkpoint(folder / "checkpoint", "xlm-roberta")))
+def proved(tiny_exports):
+    """Batches, the reference, and the path of a correct graph."""
+    made = tiny_exports("xlm-roberta", "fp32")
+    source = resolve_checkpoint(str(made.checkpoint))
     tokenizer, model = load_tokenizer(source), load_model(source)
     batches = make_batches(tokenizer, LIMIT, model.config.pad_token_id)
     expected = reference_logits(model, batches)
-    return batches, expected, export_onnx(model, folder, precision="fp32", max_length=LIMIT, separator_id=2)
+    return batches, expected, made.graph
 
 
 def perturbed(path, folder, name, change):
@@ -76,11 +76,12 @@ def test_positions_at_the_limit_are_covered(proved, tmp_path):
         compare(batches, expected, found, 1e-4)
 
 
+@pytest.mark.slow
 def test_nothing_is_installed_when_the_proof_fails(tmp_path):
     checkpoint = tiny_checkpoint(tmp_path / "checkpoint", "bert")
     model = AutoModelForSequenceClassification.from_pretrained(checkpoint)
     with torch.no_grad():
-        # Beyond what fp16 holds, so that its graph computes infinities.
+        # Larger than fp16's range, so that the graph computes infinities.
         model.bert.encoder.layer[0].intermediate.dense.weight *= 1e6
     model.save_pretrained(checkpoint)
     with pytest.raises(ParityError, match="logits differ from PyTorch by"):

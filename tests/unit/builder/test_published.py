@@ -7,12 +7,12 @@ from triton_rerank_build.parity.published import PUBLISHED, TOLERANCE
 from triton_rerank_build.repository.verify import verify_published
 
 
-def test_another_checkpoint_is_refused(tmp_path):
-    export(str(tiny_checkpoint(tmp_path / "mine", "xlm-roberta")), repository=tmp_path / "repository")
-    with pytest.raises(RepositoryError, match=r"are those of BAAI/bge-reranker-v2-m3; .* holds mine"):
-        verify_published(tmp_path / "repository")
+def test_another_checkpoint_is_refused(tiny_exports):
+    with pytest.raises(RepositoryError, match=r"are those of BAAI/bge-reranker-v2-m3; .* holds tiny"):
+        verify_published(tiny_exports("xlm-roberta", "fp32").repository)
 
 
+@pytest.mark.slow
 def test_other_weights_under_that_name_are_found_out(tmp_path, capsys):
     checkpoint = tiny_checkpoint(tmp_path / "bge-reranker-v2-m3", "xlm-roberta", max_position_embeddings=514)
     export(str(checkpoint), repository=tmp_path / "repository")
@@ -26,7 +26,7 @@ def test_other_weights_under_that_name_are_found_out(tmp_path, capsys):
 
 
 def test_the_published_scores_are_within_reach_of_their_own_sigmoid():
-    # The same page prints the normalized scores of the second and third pair: two sources for one number.
+    # The model card also prints the normalized scores of the second and third pair.
     from triton_rerank.ranking.relevance import sigmoid
 
     assert sigmoid(PUBLISHED[1][2]) == pytest.approx(0.00027803, abs=1e-8)

@@ -1,4 +1,4 @@
-"""int8: what is stored, how exact it is, that it ranks as PyTorch does, and that a wrong graph is found out."""
+"""int8: stored types, rounding, ranking compared with PyTorch, and rejection of a wrong graph."""
 
 import json
 import os
@@ -33,13 +33,11 @@ every_family = pytest.mark.parametrize("family", FAMILIES)
 
 
 class Quantized:
-    """A tiny checkpoint at int8, and what PyTorch makes of it."""
+    """A tiny checkpoint at int8 and its reference logits from PyTorch."""
 
-    def __init__(self, folder, family):
-        self.source = resolve_checkpoint(str(tiny_checkpoint(folder / "checkpoint", family)))
-        self.repository = folder / "repository"
-        self.manifest = export(str(self.source.folder), repository=self.repository, precision="int8")
-        self.graph_path = self.repository / "cross_encoder/1/model.onnx"
+    def __init__(self, made):
+        self.source = resolve_checkpoint(str(made.checkpoint))
+        self.repository, self.manifest, self.graph_path = made.repository, made.manifest, made.graph
 
     @property
     def tensors(self):
@@ -52,8 +50,8 @@ class Quantized:
 
 
 @pytest.fixture(scope="module")
-def quantized(tmp_path_factory):
-    return cache(lambda family: Quantized(tmp_path_factory.mktemp(family), family))
+def quantized(tiny_exports):
+    return cache(lambda family: Quantized(tiny_exports(family, "int8")))
 
 
 @pytest.mark.parametrize("axis", [0, 1])
@@ -67,6 +65,7 @@ def test_no_value_moves_by_more_than_half_a_step(axis):
     assert np.array_equal(np.abs(stored).max(axis=1 - axis) == 127, np.abs(values).max(axis=1 - axis) > 0)
 
 
+@pytest.mark.slow
 @every_family
 def test_matrices_and_words_are_int8_and_nothing_of_them_is_left_in_floats(quantized, family):
     tensors = quantized(family).tensors
@@ -79,17 +78,19 @@ def test_matrices_and_words_are_int8_and_nothing_of_them_is_left_in_floats(quant
     assert tensors["dense.weight"].dtype == np.float32
 
 
+@pytest.mark.slow
 @every_family
 def test_the_manifest_says_how_well_it_ranks(quantized, family):
     manifest = quantized(family).manifest
     assert manifest.precision == "int8"
     assert LOWEST_TAU <= manifest.parity.kendall_tau < 1
-    # Rounding shows: an int8 graph that equals PyTorch would be none.
+    # A graph without rounding errors would not be int8.
     assert 1e-3 < manifest.parity.worst_difference <= manifest.parity.tolerance
     assert manifest.parity.longest == LIMIT
     assert verify(quantized(family).repository) == manifest
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["layers.0.wide.weight.scales", "embeddings.word.weight.scales"])
 def test_a_graph_with_wrong_scales_fails(quantized, tmp_path, name):
     tiny = quantized("xlm-roberta")
@@ -101,6 +102,7 @@ def test_a_graph_with_wrong_scales_fails(quantized, tmp_path, name):
         prove(tmp_path / "model.onnx", *tiny.reference(), "int8")
 
 
+@pytest.mark.slow
 def test_a_logit_that_is_no_number_fails_and_so_does_the_opposite_order(quantized):
     batches, expected = quantized("bert").reference()
     broken = [logits.copy() for logits in expected]
@@ -113,10 +115,11 @@ def test_a_logit_that_is_no_number_fails_and_so_does_the_opposite_order(quantize
 
 def test_kendalls_tau_counts_couples():
     want = np.array([1.0, 2.0, 3.0, 3.0], np.float32)
-    # Of the five couples that `want` tells apart, one is turned round and one is tied.
+    # `want` orders five pairs; here one is reversed and one is tied.
     assert kendall_tau(want, np.array([2.0, 1.0, 2.0, 5.0], np.float32)) == pytest.approx((3 - 1) / 5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("runtime", ["openvino", "onnxruntime"])
 def test_triton_serves_it(quantized, runtime):
     from triton_rerank import RerankClient
@@ -126,7 +129,7 @@ def test_triton_serves_it(quantized, runtime):
     with EmbeddedServer(tiny.repository, runtime=runtime) as server, RerankClient(server.grpc_url) as client:
         served = client.score(list(PAIRS), normalize=False)
     (place,) = [place for place, batch in enumerate(batches) if batch.name == "all pairs in one padded batch"]
-    # Those that had to be cut are other texts there.
+    # The reference truncates some pairs; the server gets their full text.
     whole = batches[place].attention_mask.sum(axis=1)[: len(PAIRS)] < LIMIT
     assert whole.sum() >= 10
     wanted = expected[place].ravel()[: len(PAIRS)]
@@ -139,9 +142,9 @@ def test_late_interaction_is_refused(tmp_path):
         export(str(checkpoint), repository=tmp_path / "repository", precision="int8", late_interaction=LateOptions())
 
 
-def test_the_scripts_that_compare_precisions(quantized, tmp_path):
-    tiny = quantized("xlm-roberta")
-    export(str(tiny.source.folder), repository=tmp_path / "fp32")
+@pytest.mark.slow
+def test_the_scripts_that_compare_precisions(quantized, tiny_exports, tmp_path):
+    tiny, fp32 = quantized("xlm-roberta"), tiny_exports("xlm-roberta", "fp32").repository
     data = tmp_path / "set"
     data.mkdir()
     lines = [json.dumps({"_id": f"d{place}", "text": document}) for place, (_, document) in enumerate(PAIRS)]
@@ -149,12 +152,12 @@ def test_the_scripts_that_compare_precisions(quantized, tmp_path):
     (data / "queries.jsonl").write_text(json.dumps({"_id": "q0", "text": PAIRS[0][1]}))
     (data / "qrels.tsv").write_text("query-id\tcorpus-id\tscore\nq0\td0\t1\n")
 
-    speed = script("precisions", tmp_path / "fp32", tiny.repository, "--pairs=2", "--tokens=16", "--rounds=2")
+    speed = script("precisions", fp32, tiny.repository, "--pairs=2", "--tokens=16", "--rounds=2")
     keys = [entry.partition("=")[0] for entry in speed.split()[1:]]
     assert keys[0] == "fp32_openvino_f32"
     assert {"int8_openvino_f32", "int8_onnxruntime"} <= set(keys)
 
-    ranking = script("ranking", tmp_path / "fp32", tiny.repository, "--beir", data)
+    ranking = script("ranking", fp32, tiny.repository, "--beir", data)
     assert re.fullmatch(r"RESULT least_points=-?[0-9.]+ least_tau=-?[0-9.]+", ranking)
 
     memory = script("long_documents", tiny.repository, "--long=2", "--short=3")

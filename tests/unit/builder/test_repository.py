@@ -1,4 +1,4 @@
-"""Installing, refusing to overwrite, breaking off, and finding what changed."""
+"""Install an export, refuse to overwrite another, survive an interruption, detect changed files."""
 
 import json
 import shutil
@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from support.tiny_models import tiny_checkpoint
 from triton_rerank_build import RepositoryError, export, verify
 from triton_rerank_build.repository.install import install, measure, staging
 from triton_rerank_build.repository.layout import ARTEFACTS, MANIFESTS, complete_from_template, template_repository
@@ -17,12 +16,10 @@ TOKENIZER = "tokenizer/1/tokenizer.json"
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory):
-    """A checkpoint, and a repository made from it."""
-    folder = tmp_path_factory.mktemp("built")
-    checkpoint = tiny_checkpoint(folder / "tiny", "xlm-roberta")
-    export(str(checkpoint), repository=folder / "repository")
-    return checkpoint, folder / "repository"
+def built(tiny_exports):
+    """A checkpoint and the repository exported from it, at fp32. Read only."""
+    made = tiny_exports("xlm-roberta", "fp32")
+    return made.checkpoint, made.repository
 
 
 @pytest.fixture
@@ -78,6 +75,7 @@ def test_the_same_again_does_nothing(built, force):
     assert {path: time for path, time in times(repository).items() if path in before} == before
 
 
+@pytest.mark.slow
 def test_an_intact_installation_of_an_earlier_release_gets_the_committed_files_that_it_lacks(built, repository):
     checkpoint, _ = built
     own = repository / "tokenizer/1/model.py"
@@ -90,6 +88,7 @@ def test_an_intact_installation_of_an_earlier_release_gets_the_committed_files_t
     assert own.read_text() == "# of an earlier release, which needs no other file"
 
 
+@pytest.mark.slow
 def test_another_installation_is_not_overwritten_without_force(built, repository, tmp_path):
     checkpoint, _ = built
     before = verify(repository)
@@ -103,6 +102,7 @@ def test_another_installation_is_not_overwritten_without_force(built, repository
     assert (replaced.max_length, verify(repository)) == (64, replaced)
 
 
+@pytest.mark.slow
 def test_an_unreadable_manifest_is_replaced_with_force(built, repository):
     checkpoint, _ = built
     (repository / "cross_encoder/1/manifest.json").write_text("{")
@@ -111,6 +111,7 @@ def test_an_unreadable_manifest_is_replaced_with_force(built, repository):
     assert export(str(checkpoint), repository=repository, force=True) == verify(repository)
 
 
+@pytest.mark.slow
 def test_a_damaged_installation_of_the_same_is_repaired(built, repository):
     checkpoint, _ = built
     (repository / TOKENIZER).write_text("{}")
@@ -169,7 +170,7 @@ def test_an_unreadable_manifest(repository, text):
 @pytest.mark.parametrize("failing", [path.as_posix() for path in ARTEFACTS])
 def test_an_interrupted_installation_leaves_no_manifest(repository, failing):
     manifest = verify(repository)
-    # A rename onto a folder fails: the installation breaks off at this file.
+    # A rename onto a folder fails, so the installation stops at this file.
     (repository / failing).unlink()
     (repository / failing / "in the way").mkdir(parents=True)
     with staging(repository, 1) as staged:

@@ -1,4 +1,4 @@
-"""What is said where the laptop server cannot run."""
+"""Error messages where the local server cannot run."""
 
 import sys
 from pathlib import Path

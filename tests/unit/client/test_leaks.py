@@ -1,4 +1,4 @@
-"""Nothing grows with the number of calls or of clients: memory, file descriptors, threads."""
+"""Memory, file descriptors and threads do not grow with the number of calls or clients."""
 
 import gc
 import time
@@ -35,6 +35,7 @@ def held():
     return process.memory_info().rss / MEGABYTE, process.num_fds(), process.num_threads()
 
 
+@pytest.mark.slow
 def test_calls_leave_nothing_behind(client_class, server):
     with client_class(server.url) as client:
         for _ in range(500):

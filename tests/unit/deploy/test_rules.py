@@ -1,6 +1,5 @@
 """Prometheus rules and Grafana dashboard: syntax, names, and the conditions of the alerts."""
 
-import shutil
 import subprocess
 
 import promql_parser
@@ -8,6 +7,7 @@ import pytest
 import yaml
 
 from support.deployment import DASHBOARD, ROOT, RULES, dashboard, queries, rules
+from support.monitors import program
 from support.promql import selectors
 
 RULES_TEST = ROOT / "deploy" / "prometheus" / "rules_test.yml"
@@ -47,9 +47,7 @@ def test_every_alert_is_tested_to_fire():
 
 
 def test_promtool_agrees():
-    promtool = shutil.which("promtool")
-    if promtool is None:
-        pytest.skip("promtool is not installed; on Debian and Ubuntu: apt-get install prometheus")
+    promtool = program("promtool")
     subprocess.run([promtool, "check", "rules", RULES], check=True)
     subprocess.run([promtool, "check", "config", "--syntax-only", RULES.with_name("prometheus.yml")], check=True)
     subprocess.run([promtool, "test", "rules", RULES_TEST], check=True)
