@@ -8,8 +8,8 @@ import sys
 import pytest
 
 from load.recording import Recording
-from support.deployment import ROOT
-from triton_rerank_build.serving.server import free_ports
+from support import ROOT
+from support.monitors import free_port
 
 SEARCH = {"query": "flu", "documents": ["Wash your hands often.", "Flutes are made of wood."]}
 
@@ -134,7 +134,7 @@ def test_a_url_is_refused_and_the_earlier_report_kept(tmp_path, scheme):
 def test_a_dead_host_is_refused_before_the_load_and_the_earlier_report_kept(tmp_path):
     report = tmp_path / "report.html"
     report.write_text("an earlier one")
-    (port,) = free_ports((0,))
+    port = free_port()
     done = run_py(f"--host=127.0.0.1:{port}", f"--report={report}")
     assert done.returncode == 2
     assert f"--host 127.0.0.1:{port}: " in done.stderr
