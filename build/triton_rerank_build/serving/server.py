@@ -85,7 +85,7 @@ class EmbeddedServer:
             Listener("http", http_host, http_port),
             Listener("metrics", metrics_host, metrics_port),
         )
-        self._listeners = self._asked
+        self._listeners: tuple[Listener, ...] = self._asked
         self._log: BinaryIO | None = None
         self._start_timeout_s = start_timeout_s
         self._exit_timeout_s = exit_timeout_s
