@@ -20,6 +20,9 @@ from ._errors import InvalidRequestError
 from ._eval_files import Line, is_json_lines, read_lines
 from ._eval_trec import Qrels, read_qrels
 
+_POSITIVE = ("positive", "pos")
+_NEGATIVE = ("negative", "negatives", "neg")
+
 
 @dataclass(frozen=True, slots=True)
 class Collection:
@@ -52,7 +55,7 @@ def beir_files(folder: Path, split: str) -> Files:
     """
     qrels = next((path for path in (folder / "qrels" / f"{split}.tsv", folder / "qrels.tsv") if path.is_file()), None)
     if qrels is None:
-        raise InvalidRequestError(f"{folder}: neither qrels/{split}.tsv nor qrels.tsv; name another --split")
+        raise InvalidRequestError(f"{folder}: neither qrels/{split}.tsv nor qrels.tsv; make one, or name another split")
     found = {}
     for name in ("queries", "corpus"):
         paths = [path for path in (folder / f"{name}.jsonl", folder / f"{name}.jsonl.gz") if path.is_file()]
@@ -146,11 +149,16 @@ def load_files(files: Files, max_queries: int | None, wanted: Container[str] | N
     return Collection(queries, read_corpus(files.corpus, wanted), qrels)
 
 
-def load_reranking(path: Path, max_queries: int | None) -> Collection:
+def load_reranking(path: Path, max_queries: int | None, *, complete: bool = True) -> Collection:
     """C-MTEB's reranking sets: each query with its own documents, relevant ones and others.
 
-    Queries without a relevant or without another document are passed over, as MTEB does. Documents are named by
-    a digest of their text, so that no order of the file can leak into ties.
+    Documents are named by a digest of their text, so that no order of the file can leak into ties.
+
+    Args:
+        path: JSON lines: `query`, `positive` (or `pos`) and `negative` (`negatives`, `neg`), a text or a list of texts.
+        max_queries: Take a sample of so many queries; all if None.
+        complete: Pass over queries without other documents, as MTEB does, and demand `negative`. Queries without a
+            relevant document are always passed over.
 
     Raises:
         InvalidRequestError: A line is bad.
@@ -160,10 +168,10 @@ def load_reranking(path: Path, max_queries: int | None) -> Collection:
     qrels: Qrels = {}
     sampled = None if max_queries is None else sample(_usable(path), max_queries)
     for line in read_lines(path):
-        fields = line.json_object()
-        relevant, others = (_texts(line, fields, name) for name in ("positive", "negative"))
+        fields = line.json_object() if complete else {"neg": [], **line.json_object()}
+        relevant, others = _texts(line, fields, *_POSITIVE), _texts(line, fields, *_NEGATIVE)
         query_id = f"q{line.number}"
-        if not relevant or not others or (sampled is not None and query_id not in sampled):
+        if not relevant or (complete and not others) or (sampled is not None and query_id not in sampled):
             continue
         queries[query_id] = line.field(fields, "query")
         judged = dict.fromkeys(map(_digest, others), 0) | dict.fromkeys(map(_digest, relevant), 1)
@@ -192,14 +200,15 @@ def _usable(path: Path) -> Iterator[str]:
     """Ids of the queries that have both relevant and other documents."""
     for line in read_lines(path):
         fields = line.json_object()
-        if _texts(line, fields, "positive") and _texts(line, fields, "negative"):
+        if _texts(line, fields, *_POSITIVE) and _texts(line, fields, *_NEGATIVE):
             yield f"q{line.number}"
 
 
-def _texts(line: Line, fields: dict[str, Any], name: str) -> list[str]:
-    values = fields.get(name)
-    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
-        raise line.error(f"needs {name!r}, a list of texts")
+def _texts(line: Line, fields: dict[str, Any], *names: str) -> list[str]:
+    value = next((fields[name] for name in names if name in fields), None)
+    values = [value] if isinstance(value, str) else value
+    if not isinstance(values, list) or not all(isinstance(text, str) for text in values):
+        raise line.error(f"needs {names[0]!r}, a text or a list of texts")
     return values
 
 
