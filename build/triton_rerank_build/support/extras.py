@@ -1,5 +1,6 @@
 """Ask for an optional dependency, and name the pip command that brings it when it is missing."""
 
+from collections.abc import Iterable
 from importlib.util import find_spec
 
 from triton_rerank_build.errors import MissingExtraError
@@ -20,12 +21,27 @@ _BUILD_MODULES = (
 )
 
 
+_FINETUNE_MODULES = (*_BUILD_MODULES, "accelerate", "bm25s", "datasets", "sentence_transformers")
+
+
 def require_build_extra() -> None:
     """Check that everything an export imports is installed, without importing it.
 
     Raises:
         MissingExtraError: Something is not.
     """
-    missing = [name for name in _BUILD_MODULES if find_spec(name) is None]
-    if missing:
-        raise MissingExtraError(f'{", ".join(missing)} not installed; run: pip install "triton-rerank-build[export]"')
+    _require(_BUILD_MODULES, "export")
+
+
+def require_finetune_extra() -> None:
+    """Check that everything a fine-tuning imports is installed, without importing it.
+
+    Raises:
+        MissingExtraError: Something is not.
+    """
+    _require(_FINETUNE_MODULES, "finetune")
+
+
+def _require(modules: Iterable[str], extra: str) -> None:
+    if missing := [name for name in modules if find_spec(name) is None]:
+        raise MissingExtraError(f'{", ".join(missing)} not installed; run: pip install "triton-rerank-build[{extra}]"')

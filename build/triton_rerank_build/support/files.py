@@ -9,6 +9,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from triton_rerank_build.errors import BuildError
+
 CACHE_VARIABLE = "TRITON_RERANK_CACHE"
 
 _CHUNK_BYTES = 1 << 22
@@ -38,6 +40,26 @@ def sha256_texts(parts: Iterable[str]) -> str:
     for part in parts:
         digest.update(part.encode() + b"\0")
     return digest.hexdigest()
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file that is there as a whole or not at all, however the process ends."""
+    temporary = path.with_name(f"{path.name}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
+
+
+def work_folder(parent: Path, inputs: Iterable[str]) -> Path:
+    """A folder in `parent` for work that may be broken off, which the same inputs find again.
+
+    Raises:
+        BuildError: It holds the work of other inputs.
+    """
+    folder = parent / sha256_texts(inputs)[:16]
+    if any(other != folder for other in parent.glob("*")):
+        raise BuildError(f"{parent} holds work with other data or settings; delete it, or choose another folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def cache_folder() -> Path:

@@ -20,6 +20,9 @@ from triton_rerank.errors import InvalidRequestError
 from triton_rerank.evaluation.lines import Line, is_json_lines, read_lines
 from triton_rerank.evaluation.trec import Qrels, read_qrels
 
+_POSITIVE = ("positive", "pos")
+_NEGATIVE = ("negative", "negatives", "neg")
+
 
 @dataclass(frozen=True, slots=True)
 class Collection:
@@ -173,11 +176,16 @@ def load_files(files: Files, max_queries: int | None, wanted: Container[str] | N
     return Collection(queries, read_corpus(files.corpus, wanted), qrels, complete=wanted is None)
 
 
-def load_reranking(path: Path, max_queries: int | None) -> Collection:
+def load_reranking(path: Path, max_queries: int | None, *, complete: bool = True) -> Collection:
     """Read a C-MTEB reranking set: each query lists its relevant and its other documents.
 
-    Queries that lack either kind are skipped, as MTEB does. A document's id is a digest of its text, so that ties do
-    not depend on the order of the file.
+    A document's id is a digest of its text, so that ties do not depend on the order of the file.
+
+    Args:
+        path: JSON lines: `query`, `positive` (or `pos`) and `negative` (`negatives`, `neg`), a text or a list of texts.
+        max_queries: Take a sample of so many queries; all if None.
+        complete: Skip queries without other documents, as MTEB does, and require `negative`. Queries without a
+            relevant document are always skipped.
 
     Raises:
         InvalidRequestError: A line is invalid, or no query has both kinds of documents.
@@ -187,10 +195,10 @@ def load_reranking(path: Path, max_queries: int | None) -> Collection:
     qrels: Qrels = {}
     sampled = None if max_queries is None else sample(_usable(path), max_queries)
     for line in read_lines(path):
-        fields = line.json_object()
-        relevant, others = (_texts(line, fields, name) for name in ("positive", "negative"))
+        fields = line.json_object() if complete else {"neg": [], **line.json_object()}
+        relevant, others = _texts(line, fields, *_POSITIVE), _texts(line, fields, *_NEGATIVE)
         query_id = f"q{line.number}"
-        if not relevant or not others or (sampled is not None and query_id not in sampled):
+        if not relevant or (complete and not others) or (sampled is not None and query_id not in sampled):
             continue
         queries[query_id] = line.field(fields, "query")
         judged = dict.fromkeys(map(_digest, others), 0) | dict.fromkeys(map(_digest, relevant), 1)
@@ -217,14 +225,15 @@ def _usable(path: Path) -> Iterator[str]:
     """Ids of the queries that have both relevant and other documents."""
     for line in read_lines(path):
         fields = line.json_object()
-        if _texts(line, fields, "positive") and _texts(line, fields, "negative"):
+        if _texts(line, fields, *_POSITIVE) and _texts(line, fields, *_NEGATIVE):
             yield f"q{line.number}"
 
 
-def _texts(line: Line, fields: dict[str, Any], name: str) -> list[str]:
-    values = fields.get(name)
-    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
-        raise line.error(f"needs {name!r}, a list of texts")
+def _texts(line: Line, fields: dict[str, Any], *names: str) -> list[str]:
+    value = next((fields[name] for name in names if name in fields), None)
+    values = [value] if isinstance(value, str) else value
+    if not isinstance(values, list) or not all(isinstance(text, str) for text in values):
+        raise line.error(f"needs {names[0]!r}, a text or a list of texts")
     return values
 
 

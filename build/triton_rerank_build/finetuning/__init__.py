@@ -1,0 +1,1 @@
+"""Adapt a cross-encoder to one's own data: `train.finetune`, on sentence-transformers."""
