@@ -65,7 +65,7 @@ def test_lines_count_blank_lines_and_indices_do_not(server):
 
 
 @pytest.mark.parametrize("text", ['{"text": "7"}\n', "7\n"])
-def test_a_byte_order_mark_is_no_text(server, tmp_path, text):
+def test_a_byte_order_mark_is_not_text(server, tmp_path, text):
     file = tmp_path / "documents.txt"
     file.write_text(text, encoding="utf-8-sig")
     assert logits(str(file)) == logits(stdin="\ufeff" + text) == {0: (1, 7.0)}
