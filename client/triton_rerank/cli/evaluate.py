@@ -63,25 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """
     parser.description, parser.epilog = _LONG, _EPILOG
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    data = parser.add_argument_group("collection")
-    data.add_argument("--beir", type=Path, metavar="DIR", help="folder with corpus.jsonl, queries.jsonl, qrels")
-    data.add_argument("--split", help="use qrels/SPLIT.tsv of --beir (test, or qrels.tsv if there are no splits)")
-    data.add_argument("--queries", type=Path, metavar="FILE")
-    data.add_argument("--corpus", type=Path, metavar="FILE", nargs="+")
-    data.add_argument("--qrels", type=Path, metavar="FILE")
-    data.add_argument("--reranking", type=Path, metavar="FILE", help="queries with their own documents, as in C-MTEB")
-    data.add_argument(
-        "--max-queries", type=positive, metavar="N", help="a sample of N judged queries, the same each time (all)"
-    )
-    first = parser.add_argument_group("first stage")
-    first.add_argument("--run", type=Path, metavar="FILE", dest="run_file", help="a run to rerank (BM25)")
-    first.add_argument(
-        "--depth",
-        type=positive,
-        default=100,
-        metavar="N",
-        help="candidates per query (%(default)s; --reranking: all)",
-    )
+    _add_collection_arguments(parser)
     parser.add_argument(
         "--measures", nargs="+", metavar="MEASURE", help="in ir_measures' notation (nDCG@10 RR@10 R@100 AP Success@1)"
     )
@@ -102,6 +84,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--out", type=Path, metavar="DIR", help="keep runs, result.json, report.txt and scores here")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
+
+
+def _add_collection_arguments(parser: argparse.ArgumentParser) -> None:
+    data = parser.add_argument_group("collection")
+    data.add_argument("--beir", type=Path, metavar="DIR", help="folder with corpus.jsonl, queries.jsonl, qrels")
+    data.add_argument("--split", help="use qrels/SPLIT.tsv of --beir (qrels/test.tsv, else qrels.tsv)")
+    data.add_argument("--queries", type=Path, metavar="FILE")
+    data.add_argument("--corpus", type=Path, metavar="FILE", nargs="+")
+    data.add_argument("--qrels", type=Path, metavar="FILE")
+    data.add_argument("--reranking", type=Path, metavar="FILE", help="queries with their own documents, as in C-MTEB")
+    data.add_argument(
+        "--max-queries", type=positive, metavar="N", help="a sample of N judged queries, the same each time (all)"
+    )
+    first = parser.add_argument_group("first stage")
+    first.add_argument("--run", type=Path, metavar="FILE", dest="run_file", help="a run to rerank (BM25)")
+    first.add_argument(
+        "--depth",
+        type=positive,
+        default=100,
+        metavar="N",
+        help="candidates per query (%(default)s; --reranking: all)",
+    )
 
 
 def run(options: argparse.Namespace) -> int:
