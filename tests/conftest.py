@@ -2,6 +2,7 @@
 
 import shutil
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -45,6 +46,11 @@ def lay_out(target: Path, artefacts: Path, *edits: tuple[str, str, str]) -> Path
 def demo_artefacts() -> Path:
     """A repository that holds the demo reranker's artefacts, kept between runs."""
     folder = cache_folder() / f"test-repository-{demo_revision()[:12]}-{EXPORTER_VERSION}"
+    if not folder.is_dir():
+        for other in cache_folder().glob("test-repository-*"):
+            # Another checkout may be using a younger one.
+            if other.stat().st_mtime < time.time() - 86_400:
+                shutil.rmtree(other, ignore_errors=True)
     export("demo", repository=folder)
     return folder
 
