@@ -1,4 +1,4 @@
-"""Ask for an optional dependency, and name the pip command that brings it when it is missing."""
+"""Check for optional dependencies, and name the pip command that installs them."""
 
 from importlib.util import find_spec
 
@@ -21,10 +21,10 @@ _BUILD_MODULES = (
 
 
 def require_build_extra() -> None:
-    """Check that everything an export imports is installed, without importing it.
+    """Check, without importing them, that the packages of the extra `export` are installed.
 
     Raises:
-        MissingExtraError: Something is not.
+        MissingExtraError: A package is missing; the message names all that are.
     """
     missing = [name for name in _BUILD_MODULES if find_spec(name) is None]
     if missing:
