@@ -13,10 +13,10 @@ TORCH_VERSION ?= 2.13.0
 JOBS ?= 2
 PYTEST := $(BIN)/python -m pytest --numprocesses=$(JOBS) --dist=loadfile
 
-.PHONY: help demo serve test check lint wheels bench compare loadtest upgrade clean
+.PHONY: help demo serve test check lint wheels bench compare loadtest upgrade clean clean-models clean-cache
 
 help: ## List the targets
-	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.installed ## Build the demo reranker, serve it, rerank examples in several languages, stop
 	$(BIN)/triton-rerank-build demo
@@ -56,8 +56,17 @@ upgrade: ## Install the newest versions that fit, and write them to constraints.
 	UPGRADE=1 PYTHON="$(PYTHON)" TORCH_VERSION="$(TORCH_VERSION)" build/venv.sh $(VENV)
 	@touch $(VENV)/.installed
 
-clean: ## Remove the virtual environment and the generated artefacts
-	git clean -fdXq .venv model_repository
+clean: ## Remove the virtual environment and files of the tools; installed models and the cache stay
+	rm -rf $(VENV) .venv-gpu .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache report.html
+	find client build tests loadtest -name __pycache__ -type d -prune -exec rm -rf {} +
+
+clean-models: ## Remove what `export` and `engine` installed into model_repository
+	rm -rf model_repository/late_* model_repository/cross_encoder/1/engine
+	rm -f $(addprefix model_repository/cross_encoder/1/,model.onnx model.onnx.data model.plan engine.onnx manifest.json)
+	rm -f $(addprefix model_repository/tokenizer/1/,tokenizer.json manifest.json) model_repository/*/1/*.tmp
+
+clean-cache: ## Remove downloads, converted checkpoints and compiled models (~/.cache/triton-rerank)
+	rm -rf "$${TRITON_RERANK_CACHE:-$${XDG_CACHE_HOME:-$$HOME/.cache}/triton-rerank}"
 
 # Recreated when the requirements change.
 $(VENV)/.installed: pyproject.toml client/pyproject.toml build/pyproject.toml constraints.txt build/venv.sh build/torch.sh

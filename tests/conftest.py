@@ -4,6 +4,7 @@ import gc
 import os
 import shutil
 import signal
+import time
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -63,6 +64,11 @@ def demo_artefacts() -> Path:
     """A repository that holds the demo reranker's artefacts, kept between runs."""
     folder = cache_folder() / f"test-repository-{demo_revision()[:12]}-{EXPORTER_VERSION}"
     with locked(cache_folder() / "test-repository.lock", wait=True):
+        if not folder.is_dir():
+            for other in cache_folder().glob("test-repository-*"):
+                # Another checkout may be using a younger one.
+                if other.is_dir() and other.stat().st_mtime < time.time() - 86_400:
+                    shutil.rmtree(other, ignore_errors=True)
         export("demo", repository=folder)
     return folder
 

@@ -1,4 +1,4 @@
-"""Turn a checkpoint into a proved Triton model repository, and serve it on a laptop."""
+"""Export a checkpoint into a Triton model repository, compare it with PyTorch, and serve it without a GPU."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING
@@ -31,7 +31,7 @@ __all__ = [
     "verify",
 ]
 
-# Imported on first use: the errors alone must not bring in the tools of the extras.
+# Imported on first use, so that importing the errors does not import the packages of the extras.
 _LAZY = {
     "EmbeddedServer": "triton_rerank_build.serving.server",
     "Manifest": "triton_rerank_build.repository.manifest",

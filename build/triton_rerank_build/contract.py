@@ -1,4 +1,4 @@
-"""Names that several parts agree on: files of a model repository, tensors of the graph, precisions."""
+"""Names that several modules share: files of a model repository, tensors of the graph, precisions."""
 
 from pathlib import Path
 
@@ -7,11 +7,11 @@ MODEL_FILE = "model.onnx"
 WEIGHTS_FILE = "model.onnx.data"
 INPUT_NAMES = ("input_ids", "attention_mask")
 OUTPUT_NAME = "logits"
-# Opset 18 and IR 8 load in everything from ONNX Runtime 1.14 and TensorRT 8.6 on, Triton's 24.10 container
-# included, whose ONNX Runtime 1.19 stops at opset 21 and IR 10. Nothing in the graph needs a later one.
+# ONNX Runtime from 1.14 and TensorRT from 8.6 load opset 18 and IR 8; ONNX Runtime 1.19 in Triton's container 24.10
+# stops at opset 21 and IR 10. The graph needs no later operator.
 OPSET = 18
 IR_VERSION = 8
-# Part of the manifest: raise it when the same checkpoint gives another graph, so that `export` replaces an older one.
+# Part of the manifest. Raise it when the same checkpoint gives another graph, so that `export` replaces older ones.
 EXPORTER_VERSION = 1
 
 CROSS_ENCODER = Path("cross_encoder") / "1"

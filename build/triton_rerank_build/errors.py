@@ -1,16 +1,16 @@
-"""What can go wrong while building or serving.
+"""Errors of the builder and the local server.
 
 BuildError
 ├── UnsupportedModelError   the checkpoint is not a one-logit BERT / RoBERTa / XLM-R classifier
-├── ParityError             the exported graph does not compute what PyTorch computes; nothing was installed
-├── RepositoryError         a model repository is missing, incomplete or changed since it was built
-├── ServerStartError        tritonserver did not become ready; carries the tail of its log
+├── ParityError             the exported graph's logits differ from PyTorch's; nothing was installed
+├── RepositoryError         a model repository is missing, incomplete, changed, read-only or locked
+├── ServerStartError        tritonserver did not become ready; the message ends with the tail of its log
 └── MissingExtraError       an optional dependency is not installed; the message holds the pip command
 """
 
 
 class BuildError(Exception):
-    """Base of every error this package raises on purpose."""
+    """Base of all errors that this package defines."""
 
 
 class UnsupportedModelError(BuildError):
@@ -18,11 +18,11 @@ class UnsupportedModelError(BuildError):
 
 
 class ParityError(BuildError):
-    """The exported graph differs from PyTorch beyond the tolerance."""
+    """The exported graph differs from PyTorch by more than the tolerance."""
 
 
 class RepositoryError(BuildError):
-    """A model repository is missing, incomplete, or differs from its manifest."""
+    """A model repository is missing, incomplete, read-only, locked, or differs from its manifest."""
 
 
 class ServerStartError(BuildError):
@@ -30,4 +30,4 @@ class ServerStartError(BuildError):
 
 
 class MissingExtraError(BuildError):
-    """An optional dependency is missing; the message gives the pip command that brings it."""
+    """An optional dependency is missing; the message gives the pip command that installs it."""

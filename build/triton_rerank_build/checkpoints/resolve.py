@@ -1,4 +1,4 @@
-"""Find a checkpoint, and refuse what cannot be exported before any weight is loaded."""
+"""Find a checkpoint, and refuse an unsupported one before its weights are loaded."""
 
 import json
 from collections.abc import Mapping
@@ -14,8 +14,11 @@ DEMO = "demo"
 DEMO_LATE = "demo-late"
 COLBERT_FILE = "artifact.metadata"
 FAMILIES = ("bert", "roberta", "xlm-roberta")
-# Room for the special tokens of a pair, a short query and some of the document.
+# The special tokens of a pair, a short query and a few tokens of the document.
 MIN_MAX_LENGTH = 16
+
+# Ends of the class names of models that score a pair by the probability of a generated token.
+_GENERATIVE = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 
 
 @dataclass(frozen=True)
@@ -23,14 +26,14 @@ class Checkpoint:
     """A checkpoint folder that passed every check that needs no weights.
 
     Attributes:
-        name: As the caller gave it, a hub id, `demo`, or the name of a local folder.
-        folder: Where its files are.
-        revision: The hub's commit, or a digest of the files of a folder: what pins its content.
+        name: A hub id, `demo`, or the name of a local folder.
+        folder: The folder with its files.
+        revision: The hub's commit, or a digest of the folder's files.
         family: One of `FAMILIES`.
-        limit: Most tokens of a pair, or of a text in late interaction, that the checkpoint can take.
-        late_interaction: Whether it is to be an encoder of texts, rather than a cross-encoder.
-        colbert: Whether its encoder is ColBERT's, with a projection and `COLBERT_FILE`.
-        activation: Name of the function of logits that its configuration names for sentence-transformers, such as
+        limit: Longest pair in tokens, or longest text in late interaction, that the checkpoint supports.
+        late_interaction: Whether to export the encoder of texts rather than the cross-encoder.
+        colbert: Whether it is a ColBERT checkpoint, with a projection and `COLBERT_FILE`.
+        activation: Name of the function of logits that the configuration names for sentence-transformers, such as
             "Identity"; None if it names none.
     """
 
@@ -59,15 +62,15 @@ class Checkpoint:
 
 
 def resolve_checkpoint(name: str, revision: str | None = None, *, late_interaction: bool = False) -> Checkpoint:
-    """Find `name`, fetch it where needed, and check what its small files say.
+    """Find `name`, download it if needed, and check its configuration, tokenizer and list of weight files.
 
     Args:
         name: A local folder, an id on the Hugging Face hub, `demo` or `demo-late`.
-        revision: Branch, tag or commit on the hub; its commit is pinned into the result.
-        late_interaction: Take the encoder of any checkpoint; a ColBERT checkpoint is known by its files.
+        revision: Branch, tag or commit on the hub; the result holds its commit.
+        late_interaction: Export the encoder of any checkpoint; of a ColBERT checkpoint it is always exported.
 
     Raises:
-        UnsupportedModelError: It is no such thing, or not a one-logit BERT / RoBERTa / XLM-R classifier.
+        UnsupportedModelError: It does not exist, or is not a one-logit BERT / RoBERTa / XLM-R classifier.
         BuildError: A download failed.
     """
     if name == DEMO_LATE or (name == DEMO and late_interaction):
@@ -83,7 +86,7 @@ def resolve_checkpoint(name: str, revision: str | None = None, *, late_interacti
     if folder.exists() or not looks_like_hub_id(name):
         _require_folder(folder)
         own = folder.resolve().name
-        # Never called like a checkpoint of ours: the demo of an earlier release is replaced without asking.
+        # A name of our own would let `export` replace it without --force as the demo of an earlier release.
         called = f"./{own}" if own in (DEMO, DEMO_LATE) else own
         return inspect_folder(folder, name=called, late_interaction=late_interaction)
     folder, commit = download(name, revision)
@@ -97,13 +100,14 @@ def inspect_folder(
 
     Args:
         folder: Of the checkpoint.
-        name: What the checkpoint is called in messages and in the manifest.
-        revision: What pins the content; a digest of the files if None.
+        name: Name of the checkpoint in messages and in the manifest.
+        revision: The hub's commit; a digest of the files if None.
         late_interaction: See `resolve_checkpoint`.
 
     Raises:
-        UnsupportedModelError: With the first reason found.
+        UnsupportedModelError: The checkpoint cannot be exported; the message says why.
     """
+    _check_kind(folder, name)
     config = read_json(folder / "config.json", name)
     family = _check_encoder(config, name)
     colbert = (folder / COLBERT_FILE).is_file()
@@ -134,7 +138,7 @@ def read_json(path: Path, name: str) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise UnsupportedModelError(f"{path.name} of {name} cannot be read: {error}") from error
     if not isinstance(content, dict):
-        raise UnsupportedModelError(f"{path.name} of {name} holds no JSON object")
+        raise UnsupportedModelError(f"{path.name} of {name} is not a JSON object")
     return content
 
 
@@ -157,13 +161,28 @@ def _activation(folder: Path, config: Mapping[str, Any], name: str) -> str | Non
 
 def _require_folder(folder: Path) -> None:
     if not folder.exists():
-        raise UnsupportedModelError(f"{folder} is neither a folder nor an id on the Hugging Face hub")
+        raise UnsupportedModelError(f"{folder}: no such folder; a model on the Hugging Face hub is named OWNER/NAME")
     if not folder.is_dir():
         raise UnsupportedModelError(f"{folder} is a file; give the folder of the checkpoint that holds config.json")
 
 
+def _check_kind(folder: Path, name: str) -> None:
+    if not (folder / "config.json").is_file() and (folder / "adapter_config.json").is_file():
+        raise UnsupportedModelError(
+            f"{name} is a LoRA adapter without its base model; merge the two first: "
+            "`AutoPeftModelForSequenceClassification.from_pretrained(ADAPTER, num_labels=1).merge_and_unload()"
+            ".save_pretrained(FOLDER)` of peft, then copy the tokenizer files of the base model into FOLDER"
+        )
+
+
 def _check_encoder(config: Mapping[str, Any], name: str) -> str:
     family = config.get("model_type")
+    architectures = [str(architecture) for architecture in config.get("architectures") or []]
+    if any(architecture.endswith(_GENERATIVE) for architecture in architectures):
+        raise UnsupportedModelError(
+            f"{name} is a generative model ({architectures[0]}); rerankers of this kind, such as Qwen3-Reranker and "
+            f"bge-reranker-v2-gemma, are not supported; supported are cross-encoders of type {', '.join(FAMILIES)}"
+        )
     if family not in FAMILIES:
         raise UnsupportedModelError(f"{name} is of type {family!r}; supported are {', '.join(FAMILIES)}")
     if not isinstance(config.get("pad_token_id"), int):
@@ -178,10 +197,10 @@ def _check_one_logit(config: Mapping[str, Any], name: str) -> None:
     if not any(str(architecture).endswith("ForSequenceClassification") for architecture in architectures):
         found = ", ".join(map(str, architectures)) or "none"
         raise UnsupportedModelError(
-            f"{name} is no cross-encoder: expected a ...ForSequenceClassification architecture, found {found}; "
-            "--late-interaction takes its encoder"
+            f"{name} is not a cross-encoder: expected a ...ForSequenceClassification architecture, found {found}; "
+            "--late-interaction exports its encoder"
         )
-    # transformers' own rule: id2label counts when present, otherwise num_labels, otherwise two.
+    # The rule of transformers: id2label if present, otherwise num_labels, otherwise two.
     num_labels = len(config["id2label"]) if config.get("id2label") else config.get("num_labels", 2)
     if num_labels != 1:
         raise UnsupportedModelError(f"{name} gives {num_labels} logits per pair; a reranker gives exactly 1")
@@ -196,7 +215,7 @@ def _check_tokenizer(folder: Path, name: str) -> None:
 
 
 def _weight_files(folder: Path, name: str) -> list[Path]:
-    """Every file of the weights: safetensors if there are any, PyTorch's own format otherwise."""
+    """All weight files: safetensors if there are any, otherwise PyTorch's own format."""
     for whole, index in (
         ("model.safetensors", "model.safetensors.index.json"),
         ("pytorch_model.bin", "pytorch_model.bin.index.json"),
@@ -216,12 +235,12 @@ def _limit(folder: Path, config: Mapping[str, Any], family: str, name: str) -> i
     try:
         limit = int(config["max_position_embeddings"])
         if family != "bert":
-            # Positions are counted from pad_token_id + 1, so that many rows of the table are never used.
+            # Positions start at pad_token_id + 1; the rows below are never used.
             limit -= int(config["pad_token_id"]) + 1
     except (KeyError, TypeError, ValueError) as error:
         raise UnsupportedModelError(f"config.json of {name} has no usable {error}") from error
     said = _tokenizer_limit(folder)
-    # transformers writes 10**30 where nobody set a limit, which the comparison sorts out.
+    # transformers writes 10**30 for a tokenizer without a limit.
     limit = min(limit, said) if said >= MIN_MAX_LENGTH else limit
     if limit < MIN_MAX_LENGTH:
         raise UnsupportedModelError(f"{name} takes {limit} tokens; a pair needs at least {MIN_MAX_LENGTH}")

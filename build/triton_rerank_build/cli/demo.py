@@ -1,11 +1,11 @@
-"""`triton-rerank-build demo`: from nothing to reranked documents, in one command."""
+"""`triton-rerank-build demo`: build, serve and rerank in one command."""
 
 import argparse
 from pathlib import Path
 
 DESCRIPTION = """Build the demo checkpoint (a small multilingual cross-encoder), install it into a model repository,
 serve it with the real tritonserver on this machine, rerank a few examples through the client, and stop.
-What is built already is used again."""
+Files of an earlier run are reused."""
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

@@ -29,7 +29,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     """Register the command."""
     parser = commands.add_parser(
         "engine",
-        help="ONNX -> TensorRT plan, proved, installed",
+        help="build a TensorRT plan from the ONNX graph, compare the two, install it",
         description=_DESCRIPTION,
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -42,18 +42,18 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     )
     step = parser.add_mutually_exclusive_group()
     step.add_argument("--dry-run", action="store_true", help="print the script and write nothing")
-    step.add_argument("--prepare", action="store_true", help="write the script for a container, and stop there")
+    step.add_argument("--prepare", action="store_true", help="write the script for a container, and end")
     step.add_argument("--install", action="store_true", help="compare what that script computed, and install the plan")
     parser.add_argument(
         "--timing-cache", metavar="FILE", help="timings that later builds reuse (default: in the cache folder)"
     )
-    parser.add_argument("--force", action="store_true", help="build although the same plan is there")
+    parser.add_argument("--force", action="store_true", help="build although the same plan is installed")
     parser.add_argument("--json", action="store_true", help="print the manifest as JSON")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Do the step that an option names, or all of them."""
+    """Run the step that an option names, or all steps."""
     from triton_rerank_build.tensorrt.install import build_engine, install
     from triton_rerank_build.tensorrt.prepare import engine_script, prepare
 
@@ -77,13 +77,13 @@ def run(args: argparse.Namespace) -> int:
 
 
 def summary(manifest: "Manifest", repository: str) -> str:
-    """What was built, and the next command."""
+    """The installed plan and the next command."""
     from triton_rerank_build.contract import PLAN
     from triton_rerank_build.support.progress import format_bytes
 
     size, engine = manifest.artefacts[PLAN.as_posix()].bytes, manifest.engine
     if engine is None:
-        raise ValueError("the manifest tells of no plan")
+        raise ValueError("the manifest has no plan")
     return "\n".join(
         [
             f"{manifest.checkpoint} {manifest.precision} for {engine.gpu}, TensorRT {engine.tensorrt}; worst "

@@ -1,4 +1,4 @@
-"""The examples that `demo` shows: queries with a few documents each, across scripts and languages."""
+"""The examples of `demo`: queries with a few documents each, in several scripts and languages."""
 
 from dataclasses import dataclass
 
@@ -8,10 +8,10 @@ class Example:
     """One query and its documents.
 
     Attributes:
-        title: What to look at.
+        title: What the example shows.
         query: The search text.
         documents: Texts to rank, in no particular order.
-        best: Index of the document that belongs on top.
+        best: Index of the document that should rank first.
     """
 
     title: str
@@ -22,7 +22,7 @@ class Example:
 
 EXAMPLES = (
     Example(
-        "Chinese, with a document that shares the query's words and not its subject",
+        "Chinese, with a document that shares words but not the subject with the query",
         "如何提高深度学习模型的泛化能力？",
         (
             "深度学习框架对比：TensorFlow vs PyTorch",

@@ -22,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit status: 0; 1 after an error of this package or of the file system; 130 after Ctrl-C. argparse exits
-        with 2 by itself.
+        with 2.
     """
     args = _parser().parse_args(argv)
     _log_to_stderr()
@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="triton-rerank-build",
-        description="Turn a cross-encoder checkpoint into a proved Triton model repository, and serve it.",
+        description="Export a cross-encoder checkpoint into a Triton model repository, and serve it.",
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for command in _COMMANDS:
@@ -51,7 +51,7 @@ def _parser() -> argparse.ArgumentParser:
 def _log_to_stderr() -> None:
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(message)s")
     logging.getLogger("triton_rerank_build").setLevel(logging.INFO)
-    # Libraries give advice and draw bars for people at a terminal; our own step lines say what is going on.
+    # Our steps report the progress; transformers' advice and tqdm's bars would clutter a log file.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     if not sys.stderr.isatty():
         os.environ.setdefault("TQDM_DISABLE", "1")

@@ -28,7 +28,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 
 def run(args: argparse.Namespace) -> int:
-    """Verify, and say what is there."""
+    """Verify, and print what is installed."""
     from triton_rerank_build.late_interaction.repository import verify_late
     from triton_rerank_build.repository.layout import RERANKER
     from triton_rerank_build.repository.verify import verify
@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
 
     late = verify_late(args.repository)
     manifests: list[Manifest] = [late] if late else []
-    # Late interaction alone is an installation, too.
+    # A repository may hold late interaction only.
     if not late or (Path(args.repository) / RERANKER.manifests[-1]).is_file():
         manifests.insert(0, verify(args.repository))
     for manifest in manifests:

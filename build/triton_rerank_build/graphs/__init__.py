@@ -1,1 +1,1 @@
-"""The networks that are exported, and how they become ONNX files."""
+"""The exported networks, and the ONNX files written from them."""

@@ -1,6 +1,6 @@
-"""The encoder of late interaction that is exported: one vector of length 1 for each token.
+"""The exported encoder of late interaction: one vector of length 1 for each token.
 
-It is the encoder of `_graph` with every token's last state kept, projected where the checkpoint has a projection.
+It is the encoder of `cross_encoder` with the last state of every token, projected if the checkpoint has a projection.
 """
 
 import torch
@@ -14,8 +14,8 @@ class EncoderGraph(nn.Module):
     """The exported network.
 
     Args:
-        model: A transformers encoder, fp32; consumed, its weights move over.
-        projection: [dim, hidden], fp32; None if the states themselves are the vectors.
+        model: A transformers encoder, fp32; unusable afterwards, since its weights are moved.
+        projection: [dim, hidden], fp32; None if the states are the vectors.
         dtype: Type of weights and matrix products, `torch.float32` or `torch.float16`.
     """
 
@@ -24,13 +24,13 @@ class EncoderGraph(nn.Module):
         config = model.config
         self.embeddings = Embeddings(model.embeddings, config, None, dtype)
         self.layers = nn.ModuleList(Layer(layer, config.num_attention_heads, dtype) for layer in model.encoder.layer)
-        # In fp32 at any precision, as is the normalization: small, and the last step.
+        # fp32 at every precision, as the normalization: both are small, and come last.
         self.projection = None if projection is None else nn.Parameter(projection.t().contiguous(), requires_grad=False)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """[num_rows, length] int32, twice -> [num_rows, length * dim] fp32, the vectors of a row one after another.
 
-        Flat, since Triton's configuration would have to name `dim`, and so would differ from checkpoint to checkpoint.
+        Flat, since otherwise Triton's configuration would have to name `dim` of the checkpoint.
         """
         bias = (1.0 - attention_mask[:, None, None, :].float()) * MASKED
         hidden = self.embeddings(input_ids, attention_mask)

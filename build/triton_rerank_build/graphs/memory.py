@@ -1,14 +1,14 @@
-"""What a GPU must hold for the largest batch that the configs allow.
+"""GPU memory of the largest batch that the configs allow.
 
-Arithmetic of the exported graph at fp16, run node by node as ONNX Runtime runs it; whatever fuses the attention needs
-less. Its shape was checked on a CPU, where the same graph in fp32 took 19 times the state of its tokens, of which this
-counts 18, and each attention score exactly twice. Not counted: CUDA's own half gigabyte, and what an allocator holds.
+Computed from the tensors of the exported graph at fp16, run node by node as ONNX Runtime does; runtimes that fuse the
+attention need less. On a CPU the same graph in fp32 took 19 times the state of its tokens, of which this counts 18,
+and each attention score exactly twice. Not counted: half a gigabyte of CUDA, and the allocator's reserve.
 """
 
 from dataclasses import dataclass
 
-# `export --precision fp16` goes no further by itself: 64 pairs of a large model (`V2_M3`) then take 14.7 GB, and a card
-# of 24 GB has room for CUDA and for what the allocator holds.
+# The default limit of `export --precision fp16`: 64 pairs of a large model (`V2_M3`) take 14.7 GB, which leaves room
+# for CUDA and the allocator's reserve on a card of 24 GB.
 GPU_MAX_LENGTH = 1024
 
 _FP16, _FP32 = 2, 4
@@ -31,14 +31,14 @@ class Shape:
     intermediate_size: int
 
 
-# BAAI/bge-reranker-v2-m3; -large has the same layers and a shorter table of positions.
+# BAAI/bge-reranker-v2-m3; -large has the same layers and fewer positions.
 V2_M3 = Shape(num_parameters=567_755_777, hidden_size=1024, num_heads=16, intermediate_size=4096)
 
 
 def batch_bytes(shape: Shape, num_pairs: int, length: int) -> int:
     """Activations of a batch [num_pairs, length].
 
-    ONNX Runtime keeps the buffers of both halves of a layer for the next one, so they add up.
+    ONNX Runtime keeps the buffers of both halves of a layer, so they add up.
     """
     tokens = num_pairs * length
     # A score is the product in fp16, the same in fp32, and that plus the mask, in which the softmax works in place.

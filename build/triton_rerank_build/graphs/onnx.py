@@ -1,4 +1,4 @@
-"""Write the ONNX file of a checkpoint: dynamic batch and length, one file of weights beside it."""
+"""Write the ONNX file of a checkpoint, with dynamic batch size and length, and one file of weights beside it."""
 
 import logging
 import warnings
@@ -21,7 +21,7 @@ def load_model(checkpoint: Checkpoint) -> "HfModule":
     """The checkpoint in PyTorch, fp32, ready for inference.
 
     Raises:
-        UnsupportedModelError: The weights cannot be read, or do not fill the network.
+        UnsupportedModelError: The weights cannot be read, or some are missing.
     """
     import torch
     from transformers import AutoModelForSequenceClassification
@@ -32,7 +32,7 @@ def load_model(checkpoint: Checkpoint) -> "HfModule":
         )
     except Exception as error:  # of many libraries: json, safetensors, torch, transformers
         raise UnsupportedModelError(f"the weights of {checkpoint.name} cannot be loaded: {error}") from error
-    # transformers fills what is missing with random numbers and goes on.
+    # transformers fills missing weights with random numbers and only warns.
     if missing := sorted(report["missing_keys"]):
         raise UnsupportedModelError(f"{checkpoint.name} lacks {len(missing)} weights, among them {missing[0]}")
     return model.eval()
@@ -47,10 +47,10 @@ def export_onnx(model: "HfModule", folder: Path, *, precision: str, max_length: 
     """Write `model.onnx` and `model.onnx.data` into `folder`.
 
     Args:
-        model: From `load_model`; consumed, its weights move into the graph.
-        folder: An empty one.
+        model: From `load_model`; unusable afterwards, since its weights are moved into the graph.
+        folder: An empty folder.
         precision: Of the weights and matrix products, one of `PRECISIONS`; inputs and outputs never change.
-        max_length: Longest row the graph is made for.
+        max_length: Longest row that the graph accepts.
         separator_id: The token after the query; used only where the family has token types.
 
     Returns:
@@ -73,10 +73,10 @@ def write_graph(graph: "Module", folder: Path, *, max_length: int, output_name: 
 
     Args:
         graph: One output from [num_rows, length] int32, twice.
-        folder: An empty one.
-        max_length: Longest row the graph is made for.
-        output_name: Of the graph's output.
-        int8: Quantize the weights (see `_quantize`).
+        folder: An empty folder.
+        max_length: Longest row that the graph accepts.
+        output_name: Name of the graph's output.
+        int8: Quantize the weights (see `quantize`).
 
     Returns:
         The path of `model.onnx`.
@@ -92,7 +92,7 @@ def write_graph(graph: "Module", folder: Path, *, max_length: int, output_name: 
         quantize_weights(program.model)
     path = folder / MODEL_FILE
     onnx_ir.save(program.model, path, external_data=WEIGHTS_FILE)
-    # The exporter's rewrite rules live as long as the process and keep the last graph: let go of its weights here.
+    # The exporter's global rewrite rules keep a reference to the last graph; drop its weights.
     for value in program.model.graph.initializers.values():
         value.const_value = None
     return path
@@ -102,12 +102,12 @@ def _trace(graph: "Module", max_length: int, output_name: str) -> "ONNXProgram":
     import torch
 
     num_pairs, length = torch.export.Dim("num_pairs"), torch.export.Dim("length", max=max_length)
-    # Two rows of eight tokens: torch takes sizes of 0 and 1 for constants.
+    # Not 1 x 1: torch treats sizes of 0 and 1 as constants.
     example = torch.ones(2, 8, dtype=torch.int32)
-    # Once per process it says that torchvision, which nothing here uses, is not installed.
+    # It warns once per process that torchvision, which is not used, is missing.
     logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
     with warnings.catch_warnings():
-        # torch's exporter trips over deprecations of its own, and reports that both inputs share their axes.
+        # torch's exporter uses deprecated functions of its own, and warns that both inputs share their axes.
         warnings.filterwarnings("ignore", category=FutureWarning)
         warnings.filterwarnings("ignore", category=DeprecationWarning)
         warnings.filterwarnings("ignore", message="# The axis name", category=UserWarning)
@@ -127,7 +127,7 @@ def _trace(graph: "Module", max_length: int, output_name: str) -> "ONNXProgram":
 
 
 def _strip_traces(model: "onnx_ir.Model") -> None:
-    """Drop the exporter's notes: they hold stack traces with paths of this machine, and half a megabyte."""
+    """Drop the exporter's metadata: half a megabyte of stack traces with paths of this machine."""
     model.metadata_props.clear()
     model.graph.metadata_props.clear()
     for value in (*model.graph.inputs, *model.graph.outputs, *model.graph.initializers.values()):

@@ -1,11 +1,11 @@
-"""Store the weights of an exported graph as int8: a quarter of the file, and int8 arithmetic on CPUs.
+"""Store the weights of an exported graph as int8: a quarter of the size, and int8 arithmetic on CPUs.
 
 Symmetric, with one scale for each output channel of a matrix and for each row of the word table. A matrix is read
-through DequantizeLinear, in which OpenVINO and ONNX Runtime both recognize int8 weights; while they compute they
-quantize what meets them as well, group by group, so that no calibration is needed. Rows of the word table are picked
-as int8 and scaled afterwards: through DequantizeLinear the whole table would be turned to floats for every batch.
+through DequantizeLinear, a pattern of int8 weights that OpenVINO and ONNX Runtime recognize; they quantize activations
+at run time, group by group, without calibration. Rows of the word table are gathered as int8 and then scaled:
+DequantizeLinear would convert the whole table to floats for every batch.
 
-Not quantized: positions, LayerNorm, biases and the classifier, 2 % of the file at most, and the attention, which has
+Not quantized: positions, LayerNorm, biases and the classifier (2 % of the file at most), and the attention, which has
 no weights.
 """
 
@@ -21,12 +21,12 @@ WORD_TABLE = "embeddings.word.weight"
 
 _LAYERS = "layers."
 _LARGEST = 127
-# The word table of a large model is a gigabyte: it is read in blocks, never copied whole.
+# The word table of a large model has a gigabyte; blocks avoid a copy of it.
 _BLOCK_ROWS = 4096
 
 
 def quantize_weights(model: "onnx_ir.Model") -> None:
-    """Replace the matrices of the layers and the word table by int8 ones, one by one; each float one is let go."""
+    """Replace the matrices of the layers and the word table by int8 ones, one by one, and free the float ones."""
     for node in list(model.graph):
         for position, weight in enumerate(node.inputs):
             if weight is None or not weight.is_initializer() or weight.shape is None or len(weight.shape) != 2:
@@ -42,17 +42,17 @@ def quantize_weights(model: "onnx_ir.Model") -> None:
 
 
 def quantize(values: npt.NDArray[np.float32], axis: int) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
-    """A matrix as int8, and what each line of it has to be multiplied with.
+    """A matrix as int8, and the scales that restore it.
 
     Args:
         values: [rows, columns].
-        axis: The one that keeps a scale for each index.
+        axis: Each index of this axis gets a scale.
 
     Returns:
         [rows, columns] int8 from -127 to 127, and the scales, [rows, 1] or [1, columns] float32.
     """
     across = 1 - axis
-    # Without a temporary of the size of the matrix, as np.abs would make.
+    # np.abs would allocate a copy of the matrix.
     largest = np.maximum(values.max(axis=across, keepdims=True), -values.min(axis=across, keepdims=True))
     scales = np.where(largest > 0, largest / _LARGEST, 1).astype(np.float32)
     quantized = np.empty(values.shape, np.int8)
@@ -77,7 +77,7 @@ def _dequantized(graph: "onnx_ir.Graph", node: "onnx_ir.Node", weight: "onnx_ir.
 
 
 def _gather_quantized(graph: "onnx_ir.Graph", node: "onnx_ir.Node", table: "onnx_ir.Value") -> None:
-    """Put int8 rows and their scales in the place of `node`, which picks rows of the float table."""
+    """Replace `node`, which gathers rows of the float table, by a gather of int8 rows and of their scales."""
     import onnx_ir
 
     quantized, scales = quantize(_values(table), axis=0)

@@ -1,4 +1,4 @@
-"""The checkpoint's tokenizer.json: prepared for serving, and compared with what transformers makes of it."""
+"""The checkpoint's tokenizer.json: prepare it for serving, and compare its ids with those of transformers."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def load_tokenizer(checkpoint: Checkpoint) -> "Tokenizer":
-    """Read tokenizer.json as it stands.
+    """Read tokenizer.json, without truncation and padding.
 
     Raises:
         UnsupportedModelError: The file cannot be parsed.
@@ -22,7 +22,7 @@ def load_tokenizer(checkpoint: Checkpoint) -> "Tokenizer":
     path = checkpoint.folder / "tokenizer.json"
     try:
         tokenizer: Tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # the Rust library raises nothing narrower
+    except Exception as error:  # the Rust library raises plain exceptions
         raise UnsupportedModelError(f"tokenizer.json of {checkpoint.name} cannot be read: {error}") from error
     tokenizer.no_truncation()
     tokenizer.no_padding()
@@ -30,14 +30,13 @@ def load_tokenizer(checkpoint: Checkpoint) -> "Tokenizer":
 
 
 def save_tokenizer(tokenizer: "Tokenizer", path: Path, *, max_length: int, pad_id: int) -> None:
-    """Write a tokenizer.json that also holds both limits the server needs.
+    """Write the tokenizer.json of the server, with two settings in its standard fields.
 
-    They stand in the standard fields, so that the server reads one file and no second source can disagree:
-    truncation.max_length is the longest pair the graph takes (of a pair only the document is cut), and
-    padding.pad_id the id that fills a row.
+    truncation.max_length is the longest pair that the graph accepts (only the document is cut), and padding.pad_id the
+    id that fills a row.
 
     Raises:
-        UnsupportedModelError: The tokenizer has no such token.
+        UnsupportedModelError: The tokenizer has no token with the id `pad_id`.
     """
     from tokenizers import Tokenizer
 
@@ -57,14 +56,14 @@ def encode_pair(
     query_length: int | None = None,
     length: int | None = None,
 ) -> "Encoding":
-    """Tokens of a pair, its special tokens included.
+    """Tokens of a pair, including its special tokens.
 
     Args:
         tokenizer: From `load_tokenizer`.
         query: The search text.
         document: The text to rank.
-        query_length: Most tokens of the query alone; None cuts nothing.
-        length: Most tokens of the whole; only the document is cut. None cuts nothing.
+        query_length: Most tokens of the query; None for no limit.
+        length: Most tokens of the pair; only the document is cut. None for no limit.
     """
     first = tokenizer.encode(query, add_special_tokens=False)
     second = tokenizer.encode(document, add_special_tokens=False)
@@ -83,10 +82,10 @@ def cut(tokenizer: "Tokenizer", text: str, length: int) -> str:
 
 
 def check_vocabulary(tokenizer: "Tokenizer", vocab_size: int, name: str) -> None:
-    """Prove that the network has a row for every id the tokenizer can give.
+    """Check that the word table has a row for every id of the tokenizer.
 
     Raises:
-        UnsupportedModelError: It has not: the graph would fail on the first text with such a token.
+        UnsupportedModelError: It has not; the graph would fail on the first text with such an id.
     """
     if (largest := max(tokenizer.get_vocab().values())) >= vocab_size:
         raise UnsupportedModelError(
@@ -95,16 +94,16 @@ def check_vocabulary(tokenizer: "Tokenizer", vocab_size: int, name: str) -> None
 
 
 def check_same_ids(tokenizer: "Tokenizer", checkpoint: Checkpoint, pairs: Iterable[tuple[str, str]]) -> None:
-    """Prove that tokenizer.json alone gives the ids that transformers gives.
+    """Check that tokenizer.json gives the ids of transformers, which also reads other files.
 
     Raises:
-        ParityError: It does not, for one of `pairs`.
+        ParityError: The ids differ for one of `pairs`.
     """
     from transformers import AutoTokenizer
 
     reference: Any = AutoTokenizer.from_pretrained(str(checkpoint.folder))
     for query, document in pairs:
-        # In lists: alone, an empty document counts as none.
+        # In lists, since transformers takes a single empty document for none.
         expected = reference([query], [document])["input_ids"][0]
         found = encode_pair(tokenizer, query, document).ids
         if found != expected:
@@ -115,7 +114,7 @@ def check_same_ids(tokenizer: "Tokenizer", checkpoint: Checkpoint, pairs: Iterab
 
 
 def check_same_text_ids(tokenizer: "Tokenizer", checkpoint: Checkpoint, texts: Iterable[str]) -> None:
-    """Prove for single texts, without special tokens, what `check_same_ids` proves for pairs.
+    """As `check_same_ids`, for single texts without special tokens.
 
     Raises:
         ParityError: tokenizer.json gives other ids than transformers for one of `texts`.

@@ -1,4 +1,4 @@
-"""`export` of a late-interaction checkpoint: from its weights to installed, proved models."""
+"""`export` of a late-interaction checkpoint."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from triton_rerank_build.late_interaction.repository import LATE, LateManifest, 
 from triton_rerank_build.late_interaction.settings import LateOptions, LateSettings, make_settings
 from triton_rerank_build.parity.compare import Batch, graph_logits
 from triton_rerank_build.parity.record import Parity
-from triton_rerank_build.repository.install import install, measure, staging
+from triton_rerank_build.repository.install import exclusive, install, measure, staging
 from triton_rerank_build.repository.manifest import now, tool_versions
 from triton_rerank_build.repository.verify import differences
 from triton_rerank_build.support.progress import Steps, logger
@@ -28,12 +28,12 @@ if TYPE_CHECKING:
     from triton_rerank_build.graphs.cross_encoder import HfModule
 
 _BYTES = {"fp32": 4, "fp16": 2}
-_OTHER_BYTES = 50_000_000  # as for the cross-encoder: tokenizer.json is the largest of the other files
+_OTHER_BYTES = 50_000_000  # tokenizer.json is the largest of the other files
 
 
 @dataclass(frozen=True)
 class LateExport:
-    """What is to be installed, and where."""
+    """The arguments of one export for late interaction."""
 
     source: Checkpoint
     repository: Path
@@ -44,18 +44,23 @@ class LateExport:
 
 
 def export_late(wanted: LateExport, steps: Steps) -> LateManifest:
-    """Export an encoder, prove its vectors against PyTorch, and install it beside what else the repository holds.
+    """Export an encoder, compare its vectors with PyTorch's, and install it; an installed reranker stays as it is.
 
     Args:
-        wanted: What, and where.
-        steps: Continues those of `export`, which has found the checkpoint.
+        wanted: The arguments of `export`.
+        steps: The steps of `export`, which has resolved the checkpoint.
 
     Returns:
-        The manifest of what is now installed.
+        The manifest of the installation.
 
     Raises:
         BuildError: As `export`.
     """
+    with exclusive(wanted.repository, LATE):
+        return _export(wanted, steps)
+
+
+def _export(wanted: LateExport, steps: Steps) -> LateManifest:
     from triton_rerank_build.graphs.tokenizer import load_tokenizer
     from triton_rerank_build.late_interaction.model import VECTORS, load_encoder, make_batches, reference_vectors
 
@@ -79,7 +84,7 @@ def export_late(wanted: LateExport, steps: Steps) -> LateManifest:
             graph = EncoderGraph(model, projection, dtype=_dtype(wanted.precision)).eval()
             longest = max(settings.query.max_length, settings.document.max_length)
             path = write_graph(graph, staged, max_length=longest, output_name=VECTORS)
-            # Consumed: without this its name would keep what is left of it through the next steps.
+            # Frees what the graph did not take over.
             del model, graph
             tokenizer.save(str(staged / TOKENIZER_FILE))
         with steps.step("comparing the graph with PyTorch"):
@@ -120,7 +125,11 @@ def _settings(
 
 
 def _present(wanted: LateExport, settings: LateSettings) -> LateManifest | None:
-    """The manifest of an intact installation of the same thing; `force` is for another, and for an unreadable one."""
+    """The manifest if the same export is installed and intact; None if it has to be made.
+
+    Raises:
+        RepositoryError: Another installation, or an unreadable manifest, is there and `force` is not given.
+    """
     try:
         manifest = read_late_manifest(wanted.repository)
     except RepositoryError:
@@ -134,8 +143,8 @@ def _present(wanted: LateExport, settings: LateSettings) -> LateManifest | None:
         if wanted.force:
             return None
         raise RepositoryError(
-            f"{wanted.repository} holds {manifest.checkpoint} for late interaction ({manifest.precision}, "
-            f"{manifest.max_length} tokens), or the same with other options; use --force to replace it"
+            f"{wanted.repository} holds {manifest.describe(wanted.source.name, wanted.source.revision)} for late "
+            "interaction, or the same with other options; use --force to replace it"
         )
     if manifest.exporter != EXPORTER_VERSION or differences(wanted.repository, manifest.artefacts):
         return None
@@ -148,10 +157,10 @@ def compare_vectors(
     found: Sequence[npt.NDArray[np.float32]],
     precision: str,
 ) -> Parity:
-    """Hold the graph's vectors, flat, against the reference.
+    """Compare the graph's vectors, flat, with the reference.
 
     Raises:
-        ParityError: A component is off by more than the tolerance or is no number, or a shape is wrong.
+        ParityError: A component differs by more than the tolerance or is NaN, or a shape is wrong.
     """
     from triton_rerank_build.late_interaction.model import TOLERANCE
 

@@ -1,4 +1,4 @@
-"""The weights of a late-interaction checkpoint in PyTorch, and the vectors they give: the reference."""
+"""The reference of late interaction: a checkpoint's weights in PyTorch, and the vectors that they give."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,7 +31,7 @@ def load_encoder(checkpoint: Checkpoint) -> "tuple[HfModule, Tensor | None]":
     """The checkpoint's encoder in PyTorch, fp32, ready for inference, and ColBERT's projection [dim, hidden].
 
     Raises:
-        UnsupportedModelError: The weights cannot be read, or do not fill the network.
+        UnsupportedModelError: The weights cannot be read, or some are missing.
     """
     import torch
     from transformers import AutoModel
@@ -49,7 +49,7 @@ def load_encoder(checkpoint: Checkpoint) -> "tuple[HfModule, Tensor | None]":
         raise
     except Exception as error:  # of many libraries: json, safetensors, torch, transformers
         raise UnsupportedModelError(f"the weights of {checkpoint.name} cannot be loaded: {error}") from error
-    # transformers fills what is missing with random numbers and goes on.
+    # transformers fills missing weights with random numbers and only warns.
     if missing := sorted(report["missing_keys"]):
         raise UnsupportedModelError(f"{checkpoint.name} lacks {len(missing)} weights, among them {missing[0]}")
     if projection is not None and projection.shape[-1] != model.config.hidden_size:
@@ -61,20 +61,20 @@ def load_encoder(checkpoint: Checkpoint) -> "tuple[HfModule, Tensor | None]":
 
 
 def _read_tensor(folder: Path, name: str) -> "Tensor":
-    """One tensor of the weight files, fp32, without reading the others where the format allows it."""
+    """One tensor of the weight files, fp32; the others are not read if the format allows it."""
     import torch
     from safetensors import safe_open
 
     for path in sorted(folder.glob("*.safetensors")):
         with safe_open(str(path), "pt") as file:
-            if name in file.keys():  # noqa: SIM118  # the file itself can't be searched
+            if name in file.keys():  # noqa: SIM118  # the file has no __contains__
                 found: Tensor = file.get_tensor(name).float()
                 return found
     for path in sorted(folder.glob("pytorch_model*.bin")):
         weights = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         if name in weights:
             return torch.as_tensor(weights[name]).float()
-    raise UnsupportedModelError(f"{folder.name} says that it is a ColBERT checkpoint, but has no {name}")
+    raise UnsupportedModelError(f"{folder.name} is a ColBERT checkpoint by its artifact.metadata, but has no {name}")
 
 
 def make_batches(tokenizer: "Tokenizer", settings: LateSettings) -> list[Batch]:

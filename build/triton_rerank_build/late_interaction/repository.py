@@ -1,4 +1,4 @@
-"""Late interaction in a model repository: where its files lie, and the manifest that says what they are."""
+"""Layout and manifest of late interaction in a model repository."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,16 +23,16 @@ LATE = Layout(
     (TOKENIZER / TOKENIZER_FILE, ENCODER / WEIGHTS_FILE, ENCODER / MODEL_FILE),
     (TOKENIZER / MANIFEST_FILE, SCORER / MANIFEST_FILE, ENCODER / MANIFEST_FILE),
 )
-# Not in model_repository/: Triton loads every folder there, and these have nothing to load before an export.
+# Not in model_repository/: Triton loads every folder there, and these models have no artefacts before an export.
 TEMPLATES = Path(__file__).parent / "models"
 
 
 @dataclass(frozen=True)
 class LateManifest(Manifest):
-    """The record of one export for late interaction; `max_length` is that of a document, `parity` of vectors.
+    """The record of one export for late interaction; `max_length` is a document's, `parity` compares vectors.
 
     Attributes:
-        settings: What the served models need to know.
+        settings: Read by the served models.
     """
 
     settings: LateSettings | None = None
@@ -42,11 +42,11 @@ class LateManifest(Manifest):
         """Parse what `to_json` wrote.
 
         Raises:
-            RepositoryError: It is no manifest of this format.
+            RepositoryError: The text is not a manifest of this format.
         """
         manifest = super().from_json(text)
         if not isinstance(manifest, cls) or not isinstance(manifest.settings, Mapping):
-            raise RepositoryError(f"{MANIFEST_FILE} says nothing of late interaction")
+            raise RepositoryError(f"{MANIFEST_FILE} lacks the settings of late interaction")
         content: dict[str, Any] = {**vars(manifest), "settings": LateSettings.from_dict(manifest.settings)}
         return cls(**content)
 
@@ -66,20 +66,20 @@ def complete_late(repository: Path) -> None:
 
 
 def read_late_manifest(repository: Path) -> LateManifest | None:
-    """The manifest of a complete installation, None where there is none.
+    """The manifest of a complete installation; None if nothing is installed.
 
     Raises:
-        RepositoryError: The file is there but cannot be read.
+        RepositoryError: The file exists but cannot be read.
     """
     path = repository / LATE.manifests[-1]
     return LateManifest.from_json(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
 def verify_late(repository: str | Path = "model_repository") -> LateManifest | None:
-    """As `verify`, of what is installed for late interaction; None if nothing is.
+    """As `verify`, for late interaction; None if it is not installed.
 
     Raises:
-        RepositoryError: Something changed; the message lists every difference.
+        RepositoryError: A file changed; the message lists every difference.
     """
     require_build_extra()
     repository = Path(repository)

@@ -1,8 +1,8 @@
-"""How a late-interaction checkpoint turns texts into rows of tokens, and which of their vectors count.
+"""How a late-interaction checkpoint tokenizes texts, and which token vectors are scored.
 
 ColBERT's rules are those of its authors' code (stanford-futuredata/ColBERT): a query is `[CLS] [unused0] text [SEP]`,
-filled up to 32 ids with [MASK] that nobody attends to and that are scored; a document is `[CLS] [unused1] text [SEP]`,
-and the vectors of its 32 ASCII punctuation marks are not scored.
+filled up to 32 ids with [MASK], which other tokens do not attend to and whose vectors are scored; a document is
+`[CLS] [unused1] text [SEP]`, and the vectors of the 32 ASCII punctuation marks are not scored.
 """
 
 import json
@@ -18,18 +18,18 @@ if TYPE_CHECKING:
 
     from triton_rerank_build.checkpoints.resolve import Checkpoint
 
-# Tokens of a query where the checkpoint does not say: long questions fit, and a query costs a product per token.
+# Default limit of a query's tokens: long questions fit, and each token costs one product per document token.
 QUERY_LENGTH = 128
 
 
 @dataclass(frozen=True)
 class LateOptions:
-    """What a caller says of an encoder that is no ColBERT checkpoint.
+    """Options for an encoder that is not a ColBERT checkpoint.
 
     Attributes:
-        query_prefix: Stands before every query, such as "query: ".
-        document_prefix: Stands before every document.
-        special_scored: Whether the vectors of the special tokens around a text count.
+        query_prefix: Put before every query, such as "query: ".
+        document_prefix: Put before every document.
+        special_scored: Whether the vectors of the special tokens around a text are scored.
         query_length: Longest query in tokens; `QUERY_LENGTH`, or ColBERT's own, if None.
     """
 
@@ -39,24 +39,23 @@ class LateOptions:
     query_length: int | None = None
 
 
-# multilingual-e5-small was trained with these prefixes, for one vector a text, its mean. Its token vectors serve late
-# interaction without further training, which shows how the parts work together; for figures that matter serve a
-# ColBERT checkpoint.
+# multilingual-e5-small was trained with these prefixes, for one mean vector per text. Its token vectors are not trained
+# for late interaction: good for a demonstration; for quality, serve a ColBERT checkpoint.
 DEMO_LATE_OPTIONS = LateOptions(query_prefix="query: ", document_prefix="passage: ")
 
 
 @dataclass(frozen=True)
 class Side:
-    """A query's row, or a document's.
+    """How queries, or documents, become rows of tokens.
 
     Attributes:
-        prefix: Text before the text.
-        before: Token ids before it.
-        after: Token ids after it.
-        max_length: Longest row; the text is cut from its right end.
-        fill_id: Fills a row up to `max_length`; None if rows are as long as their text.
-        fill_attended: Whether other tokens attend to these.
-        special_scored: Whether the vectors of `before` and `after` count.
+        prefix: Text put before the query or document.
+        before: Token ids before the text.
+        after: Token ids after the text.
+        max_length: Longest row in tokens; the text is cut from its right end.
+        fill_id: Fills a row up to `max_length`; None if rows are not filled.
+        fill_attended: Whether other tokens attend to `fill_id`.
+        special_scored: Whether the vectors of `before` and `after` are scored.
     """
 
     prefix: str
@@ -70,15 +69,15 @@ class Side:
 
 @dataclass(frozen=True)
 class LateSettings:
-    """Everything that the served models must know of the checkpoint beside its tokenizer and graph.
+    """What the served models need to know of the checkpoint, beside its tokenizer and graph.
 
     Attributes:
-        query: How queries are read.
-        document: How documents are read.
-        unscored_ids: Token ids of documents whose vectors do not count.
-        pad_id: Fills rows that are computed together.
-        vocab_size: Token ids are below it.
-        dim: Of a vector.
+        query: Rows of queries.
+        document: Rows of documents.
+        unscored_ids: Token ids of documents whose vectors are not scored.
+        pad_id: Fills the rows of a batch to equal length.
+        vocab_size: All token ids are below it.
+        dim: Length of a vector.
     """
 
     query: Side
@@ -90,12 +89,12 @@ class LateSettings:
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> "LateSettings":
-        """From what JSON makes of one."""
+        """Build from parsed JSON."""
         sides = {name: Side(**_tuples(content[name])) for name in ("query", "document")}
         return cls(**{**_tuples(content), **sides})
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON has it: lists for tuples."""
+        """The content as JSON represents it, with lists for tuples."""
         content: dict[str, Any] = json.loads(json.dumps(asdict(self)))
         return content
 
@@ -118,9 +117,9 @@ def make_settings(
 
     Args:
         source: The checkpoint.
-        tokenizer: Its own.
-        options: For an encoder that is no ColBERT checkpoint; of ColBERT only `query_length` counts.
-        max_length: Longest document in tokens; what the checkpoint says if None.
+        tokenizer: The checkpoint's tokenizer.
+        options: Of ColBERT checkpoints only `query_length` is used.
+        max_length: Longest document in tokens; the checkpoint's own limit if None.
         pad_id: See `LateSettings`.
         vocab_size: See `LateSettings`.
         dim: See `LateSettings`.
@@ -155,7 +154,9 @@ def _colbert_sides(
 
     said = read_json(source.folder / COLBERT_FILE, source.name)
     if (similarity := said.get("similarity", "cosine")) != "cosine":
-        raise UnsupportedModelError(f"{COLBERT_FILE} of {source.name} says similarity {similarity!r}; served is cosine")
+        raise UnsupportedModelError(
+            f"{COLBERT_FILE} of {source.name} has similarity {similarity!r}; only cosine is supported"
+        )
     (start, *_), (end, *_) = special_ids(tokenizer)
     query = Side(
         prefix="",
@@ -181,22 +182,22 @@ def _colbert_sides(
 
 
 def special_ids(tokenizer: "Tokenizer") -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Special token ids before and after a single text, read off the tokenizer's own template."""
+    """Special token ids before and after a single text, from the tokenizer's template."""
     text = tokenizer.encode("a", add_special_tokens=False)
     whole = tokenizer.post_process(text)
-    place = next(at for at, special in enumerate(whole.special_tokens_mask) if not special)
-    return tuple(whole.ids[:place]), tuple(whole.ids[place + len(text) :])
+    start = next(index for index, special in enumerate(whole.special_tokens_mask) if not special)
+    return tuple(whole.ids[:start]), tuple(whole.ids[start + len(text) :])
 
 
 def _id_of(tokenizer: "Tokenizer", token: str, name: str) -> int:
     token_id = tokenizer.token_to_id(token)
     if token_id is None:
-        raise UnsupportedModelError(f"tokenizer.json of {name} has no token {token!r}, which its ColBERT needs")
+        raise UnsupportedModelError(f"tokenizer.json of {name} has no token {token!r}, which its ColBERT settings name")
     return token_id
 
 
 def make_row(tokenizer: "Tokenizer", side: Side, text: str) -> tuple[list[int], list[int]]:
-    """Token ids of a text, and for each 1 if the others attend to it, else 0."""
+    """Token ids of a text, and the attention mask: 1 where other tokens attend to the id, else 0."""
     ids = tokenizer.encode(side.prefix + text, add_special_tokens=False).ids
     row = [*side.before, *ids[: side.max_length - len(side.before) - len(side.after)], *side.after]
     missing = side.max_length - len(row) if side.fill_id is not None else 0

@@ -1,4 +1,4 @@
-"""The published scores of bge-reranker-v2-m3, which a download of the real weights must give.
+"""The published scores of bge-reranker-v2-m3, which an export of the real weights must reproduce.
 
 Source: the model authors' README (FlagEmbedding, FlagReranker with use_fp16), which prints these logits.
 """
@@ -9,7 +9,7 @@ from pathlib import Path
 from triton_rerank_build.errors import ParityError
 
 CHECKPOINT = "bge-reranker-v2-m3"
-# The published logits were computed in fp16, whose steps are 0.004 at this size; layers add to that.
+# The published logits were computed in fp16, whose steps are 0.004 at this size; errors of the layers add up.
 TOLERANCE = 0.05
 _PANDA = (
     "The giant panda (Ailuropoda melanoleuca), sometimes called a panda bear or simply panda, is a bear species "
@@ -36,10 +36,10 @@ def compare_published(graph: Path, tokenizer_file: Path) -> list[PublishedScore]
     """Score the published pairs with an exported graph and its tokenizer.
 
     Returns:
-        The pairs with both logits, none further apart than TOLERANCE.
+        The pairs with both logits, which differ by TOLERANCE at most.
 
     Raises:
-        ParityError: A logit is further from the published one; the message says by how much.
+        ParityError: A logit differs by more; the message lists all of them.
     """
     from tokenizers import Tokenizer
 
@@ -56,5 +56,7 @@ def compare_published(graph: Path, tokenizer_file: Path) -> list[PublishedScore]
     worst = max(abs(score.logit - score.published) for score in scores)
     if not worst <= TOLERANCE:  # written so that NaN fails
         table = "\n".join(f"  {score.published:9.4f} {score.logit:9.4f}  {score.document[:40]}" for score in scores)
-        raise ParityError(f"off the published scores by {worst:.4f}, allowed {TOLERANCE} (published, here):\n{table}")
+        raise ParityError(
+            f"logits differ from the published ones by {worst:.4f}, tolerance {TOLERANCE} (published, here):\n{table}"
+        )
     return scores

@@ -1,19 +1,19 @@
-"""The result of a comparison, as the manifest keeps it. Needs no numpy."""
+"""The result of a comparison, as the manifest records it. Importing this module does not import numpy."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Parity:
-    """How far the graph is from the reference; part of the manifest.
+    """Differences between the graph and the reference; part of the manifest.
 
     Attributes:
-        worst_difference: Of a logit.
-        worst_batch: Where that was.
-        tolerance: What was allowed.
+        worst_difference: Largest difference of a logit.
+        worst_batch: Name of the batch with that difference.
+        tolerance: Largest difference that was accepted.
         num_pairs: Rows that were compared.
-        longest: Tokens of the longest.
-        kendall_tau: Of the two orders of all rows, 1 where they are the same.
+        longest: Tokens of the longest row.
+        kendall_tau: Kendall's tau of the two orders of all rows; 1 if they are equal.
     """
 
     worst_difference: float

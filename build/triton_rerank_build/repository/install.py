@@ -1,12 +1,12 @@
-"""Put artefacts into a model repository: it is always the old one, or the new one, or visibly incomplete.
+"""Install artefacts into a model repository, so that it is always the old one, the new one, or visibly incomplete.
 
-The manifests are removed first and written last: where one is, everything that it names is in place.
+The manifests are removed first and written last: where a manifest exists, every file that it names is in place.
 """
 
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from triton_rerank_build.contract import MANIFEST_FILE, PLAN
@@ -14,35 +14,64 @@ from triton_rerank_build.errors import RepositoryError
 from triton_rerank_build.repository.layout import MANIFESTS, RERANKER, Layout
 from triton_rerank_build.repository.manifest import Artefact, Manifest
 from triton_rerank_build.support.files import locked, temporary_folder
-from triton_rerank_build.support.progress import format_bytes
+from triton_rerank_build.support.progress import format_bytes, logger
+
+
+def check_writable(repository: Path) -> None:
+    """Check, without writing, that `repository` can be made or written.
+
+    Raises:
+        RepositoryError: It is a file, read-only, or below something that is.
+    """
+    existing = next(path for path in (repository, *repository.absolute().parents) if path.exists())
+    if not existing.is_dir():
+        raise RepositoryError(f"{existing} is a file, not a model repository")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise RepositoryError(f"{existing} is read-only; name a repository that can be written with --repository")
+
+
+@contextmanager
+def exclusive(repository: Path, layout: Layout = RERANKER) -> Iterator[None]:
+    """Keep other exports and engine builds out of `repository` until the block ends.
+
+    Whatever decides about an installation must be read inside the block: another export may have ended just before it.
+
+    Raises:
+        RepositoryError: Another process is writing here, or the repository cannot be written.
+    """
+    with ExitStack() as stack:
+        try:
+            for path in layout.manifests:
+                (repository / path).parent.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(locked(repository / layout.home / "export.lock.tmp", wait=False))
+        except BlockingIOError as error:
+            raise RepositoryError(f"another export or engine build is writing into {repository}") from error
+        except OSError as error:
+            raise RepositoryError(f"{repository} cannot be written: {error.strerror}: {error.filename}") from error
+        yield
 
 
 @contextmanager
 def staging(repository: Path, needed_bytes: int, layout: Layout = RERANKER) -> Iterator[Path]:
-    """A temporary folder in the file system of `repository`, for one export at a time.
+    """A temporary folder in the file system of `repository`, for callers that hold `exclusive`.
 
     Args:
         repository: Where the artefacts will go.
-        needed_bytes: What will be written; checked against the free space first.
-        layout: Of what is exported.
+        needed_bytes: Size of what will be written; the free space is checked first.
+        layout: The layout of what is exported.
 
     Raises:
-        RepositoryError: Too little space, or another export is writing here.
+        RepositoryError: There is too little free space.
     """
     home = repository / layout.home
-    for path in layout.manifests:
-        (repository / path).parent.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(home).free
     if free < needed_bytes:
         raise RepositoryError(
             f"{repository} has {format_bytes(free)} free; the export writes {format_bytes(needed_bytes)} "
-            "beside what is there"
+            "beside the installed files"
         )
-    try:
-        with locked(home / "export.lock.tmp", wait=False), temporary_folder(home, "export") as folder:
-            yield folder
-    except BlockingIOError as error:
-        raise RepositoryError(f"another export is writing into {repository}") from error
+    with temporary_folder(home, "export") as folder:
+        yield folder
 
 
 def measure(staged: Path, layout: Layout = RERANKER) -> dict[str, Artefact]:
@@ -55,30 +84,34 @@ def install(staged: Path, repository: Path, manifest: Manifest, layout: Layout =
 
     Args:
         staged: Folder from `staging`, with one file for each of the layout's artefacts.
-        repository: The one it was made for.
+        repository: The repository that the folder was made for.
         manifest: Written last.
-        layout: Of what is installed.
+        layout: The layout of what is installed.
     """
-    # A plan of the graph that is replaced goes with it.
+    replaced = (repository / layout.manifests[-1]).is_file()
+    # A plan belongs to the graph that is replaced.
     for path in (*layout.manifests, *layout.derived):
         (repository / path).unlink(missing_ok=True)
     for path in layout.artefacts:
         _publish(staged / path.name, repository / path)
     _publish_manifests(staged, repository, manifest, layout)
+    if replaced:
+        logger.info("      a running server keeps the old model until it is restarted")
 
 
 def install_plan(staged: Path, repository: Path, manifest: Manifest) -> None:
     """Move a plan into place beside the graph that it was built from.
 
     Args:
-        staged: Folder in the same file system that holds it.
-        repository: The one it was made for.
-        manifest: With the plan among its artefacts; written last.
+        staged: Folder in the same file system that holds the plan.
+        repository: The repository of the graph.
+        manifest: Names the plan among its artefacts; written last.
     """
     for path in MANIFESTS:
         (repository / path).unlink(missing_ok=True)
     _publish(staged / PLAN.name, repository / PLAN)
     _publish_manifests(staged, repository, manifest, RERANKER)
+    logger.info("      a running server keeps the model that it has loaded until it is restarted")
 
 
 def _publish_manifests(staged: Path, repository: Path, manifest: Manifest, layout: Layout) -> None:
@@ -89,7 +122,7 @@ def _publish_manifests(staged: Path, repository: Path, manifest: Manifest, layou
 
 
 def _publish(source: Path, target: Path) -> None:
-    # Triton may run as another user, and reads what the builder wrote.
+    # Triton may run as another user than the builder.
     source.chmod(0o644)
     with source.open("rb") as file:
         os.fsync(file.fileno())

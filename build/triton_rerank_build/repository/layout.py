@@ -1,4 +1,4 @@
-"""Where the files of an ensemble lie in a model repository, and the committed files that it starts from."""
+"""Paths of an ensemble's files in a model repository, and the committed files that a new repository starts from."""
 
 import shutil
 from dataclasses import dataclass
@@ -15,21 +15,21 @@ from triton_rerank_build.contract import (
 )
 from triton_rerank_build.errors import RepositoryError
 
-# In the order of installing. Beside the graph stands the manifest that counts.
+# In installation order; the manifest beside the graph comes last and marks the installation as complete.
 MANIFESTS = (TOKENIZER / MANIFEST_FILE, CROSS_ENCODER / MANIFEST_FILE)
 ARTEFACTS = (TOKENIZER / TOKENIZER_FILE, CROSS_ENCODER / WEIGHTS_FILE, CROSS_ENCODER / MODEL_FILE)
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where an ensemble's generated files lie in a repository.
+    """Paths of an ensemble's generated files in a repository.
 
     Attributes:
-        ensemble: Its name.
+        ensemble: Name of the ensemble.
         models: Folders of the ensemble and of the models it needs.
-        artefacts: Generated files, in the order of installing.
-        manifests: The same file beside each artefact's model; the last one counts, and where it is all is in place.
-        derived: What others make of the artefacts, gone when these are replaced.
+        artefacts: Generated files, in installation order.
+        manifests: The same file beside each model; if the last one exists, the installation is complete.
+        derived: Files that other commands make from the artefacts; removed when the artefacts are replaced.
     """
 
     ensemble: str
@@ -40,7 +40,7 @@ class Layout:
 
     @property
     def home(self) -> Path:
-        """The folder of the graph, where staging happens."""
+        """The folder of the graph; staging folders are made in it."""
         return self.manifests[-1].parent
 
 
@@ -51,19 +51,19 @@ def template_repository() -> Path:
     """The committed model repository: inside the package in a wheel, beside `build/` in a checkout.
 
     Raises:
-        RepositoryError: This installation has neither.
+        RepositoryError: Neither folder exists.
     """
     package = Path(__file__).parents[1]
     for folder in (package / "model_repository", package.parents[1] / "model_repository"):
         if (folder / "cross_encoder").is_dir():
             return folder
-    raise RepositoryError("this installation carries no model repository to copy from; reinstall triton-rerank")
+    raise RepositoryError("the installed package lacks its model repository; reinstall triton-rerank-build")
 
 
 def complete_from_template(repository: Path, template: Path, layout: Layout = RERANKER) -> None:
-    """Copy the committed files of `template` that `repository` lacks; files that are there are left as they are."""
+    """Copy the committed files of `template` that `repository` lacks; existing files stay as they are."""
     for source in sorted(path for model in layout.models for path in (template / model).rglob("*")):
-        # The template of a checkout may hold generated files as well.
+        # The template of a checkout may contain generated files.
         if source.suffix in {".pbtxt", ".py"} or source.name == ".gitkeep":
             copy_missing(source, repository / source.relative_to(template))
 

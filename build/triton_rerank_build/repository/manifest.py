@@ -1,6 +1,6 @@
-"""`manifest.json`: what was installed, what it was made from, and how it was proved.
+"""`manifest.json`: what is installed, what it was made from, and how it compared with PyTorch.
 
-The same file stands beside the graph and beside the tokenizer, so that either can tell what it belongs to.
+The same file is beside the graph and beside the tokenizer, so that each of the two can be matched with the other.
 """
 
 import json
@@ -40,12 +40,12 @@ class Engine:
     """The record of a TensorRT plan that was built from the graph.
 
     Attributes:
-        profiles: "1x16 64x64 64x112": the smallest, the tuned and the largest shape of each.
-        worst_difference: Of its logits from those of the graph on a CPU.
-        tolerance: What was allowed.
+        profiles: "1x16 64x64 64x112": the smallest, the tuned and the largest shape of each profile.
+        worst_difference: Largest difference between a logit of the plan and of the graph on a CPU.
+        tolerance: Largest difference that was accepted.
         num_pairs: Rows that were compared.
-        tensorrt: The release; a plan loads in no other.
-        gpu: The kind of GPU; a plan runs on no other.
+        tensorrt: The TensorRT release; no other release loads the plan.
+        gpu: The kind of GPU; the plan runs on no other.
         created: UTC, ISO 8601.
     """
 
@@ -59,7 +59,7 @@ class Engine:
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> "Engine":
-        """From what JSON makes of one."""
+        """Build from parsed JSON."""
         return cls(**{**content, "profiles": tuple(content["profiles"])})
 
 
@@ -75,13 +75,13 @@ class Manifest:
         max_length: Longest pair in tokens.
         opset: Of the graph's operators.
         ir_version: Of the ONNX file.
-        exporter: `EXPORTER_VERSION` of the release that made the graph. A later one may make a better graph of the
-            same weights; an earlier one stays valid for `verify` and `serve`.
-        parity: The proof.
+        exporter: `EXPORTER_VERSION` of the release that made the graph. `export` replaces a graph of another version;
+            `verify` and `serve` accept every version.
+        parity: Result of the comparison with PyTorch.
         artefacts: By path inside the repository, "cross_encoder/1/model.onnx".
-        tools: Versions of what made it, by distribution name.
+        tools: Versions of the packages that made it, by distribution name.
         created: UTC, ISO 8601.
-        engine: The plan that `engine` made of the graph; None before.
+        engine: The plan that `engine` built from the graph; None if there is none.
         activation: See `Checkpoint`; `triton_rerank.compat.CrossEncoder` applies it.
     """
 
@@ -100,6 +100,13 @@ class Manifest:
     engine: Engine | None = None
     activation: str | None = None
 
+    def describe(self, name: str, revision: str) -> str:
+        """The installation in a message about a checkpoint `name` at `revision`: "tiny (fp32, 80 tokens)"."""
+        settings = f"{self.precision}, {self.max_length} tokens"
+        if self.checkpoint == name and self.revision != revision:
+            return f"another {name} (its files differ; {settings})"
+        return f"{self.checkpoint} ({settings})"
+
     def to_json(self) -> str:
         """The text of `manifest.json`."""
         return json.dumps({"format": FORMAT, **asdict(self)}, indent=2, ensure_ascii=False) + "\n"
@@ -109,7 +116,7 @@ class Manifest:
         """Parse what `to_json` wrote.
 
         Raises:
-            RepositoryError: It is no manifest of this format.
+            RepositoryError: The text is not a manifest of this format.
         """
         try:
             content: dict[str, Any] = json.loads(text)
@@ -127,7 +134,7 @@ class Manifest:
 
 
 def tool_versions() -> dict[str, str]:
-    """Versions of everything that has a say in the result."""
+    """Versions of the packages that determine the result."""
     versions = {"python": platform.python_version()}
     for name in _TOOLS:
         try:
@@ -138,15 +145,15 @@ def tool_versions() -> dict[str, str]:
 
 
 def now() -> str:
-    """The present, as `Manifest.created` wants it."""
+    """The current time in the format of `Manifest.created`."""
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
 def read_manifest(repository: Path) -> Manifest | None:
-    """The manifest of a complete installation, None where there is none.
+    """The manifest of a complete installation; None if nothing is installed.
 
     Raises:
-        RepositoryError: The file is there but cannot be read.
+        RepositoryError: The file exists but cannot be read.
     """
     path = repository / CROSS_ENCODER / MANIFEST_FILE
     return Manifest.from_json(path.read_text(encoding="utf-8")) if path.is_file() else None

@@ -1,4 +1,4 @@
-"""`verify`: hold an installed model repository against its manifest."""
+"""`verify`: compare an installed model repository with its manifest."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,18 +22,18 @@ _LOGITS = (OUTPUT_NAME, (None, 1))
 
 
 def verify(repository: str | Path = "model_repository") -> Manifest:
-    """Check that what is installed is what was proved.
+    """Check that the installed files are those that `export` compared with PyTorch.
 
     Returns:
-        The manifest, when every file, its size, its hash and the graph's signature are as it says.
+        The manifest, if size and hash of every file and the graph's signature match it.
 
     Raises:
-        RepositoryError: Nothing is installed, or something changed; the message lists every difference.
+        RepositoryError: Nothing is installed, or a file changed; the message lists every difference.
     """
     require_build_extra()
     repository = Path(repository)
     if not repository.is_dir():
-        raise RepositoryError(f"{repository} is no folder")
+        raise RepositoryError(f"{repository} is not a folder")
     manifest = read_manifest(repository)
     if manifest is None:
         raise RepositoryError(
@@ -62,19 +62,19 @@ def verify_published(repository: str | Path = "model_repository") -> list[Publis
 def check_installation(
     repository: Path, manifest: Manifest, layout: Layout, graph: Path, output: tuple[str, tuple[int | None, ...]]
 ) -> None:
-    """Raise RepositoryError with every difference between an installation and its manifest."""
+    """Raise RepositoryError with all differences between an installation and its manifest."""
     problems = [f"{path} differs from the one beside the graph" for path in _other_manifests(repository, layout)]
     problems += differences(repository, manifest.artefacts)
-    # A file that changed need not be an ONNX file any more.
+    # A changed file may not be a readable ONNX file.
     problems = problems or graph_differences(graph, manifest, output)
     if problems:
-        raise RepositoryError(f"{repository} is not as its manifest says:\n  " + "\n  ".join(problems))
+        raise RepositoryError(f"{repository} differs from its manifest:\n  " + "\n  ".join(problems))
 
 
 def graph_differences(
     path: Path, manifest: Manifest, output: tuple[str, tuple[int | None, ...]] = _LOGITS
 ) -> list[str]:
-    """What in the graph's signature is not as the product needs it, or not as the manifest says."""
+    """Differences between the graph's signature and what the served models and the manifest require."""
     import onnx
 
     model = onnx.load(str(path), load_external_data=False)
@@ -113,7 +113,7 @@ def _other_manifests(repository: Path, layout: Layout) -> list[Path]:
 
 
 def differences(repository: Path, artefacts: Mapping[str, Artefact], *, hashed_up_to: int | None = None) -> list[str]:
-    """What no longer is as the manifest says, one sentence per file; nothing if all is well.
+    """One sentence for each file that differs from the manifest.
 
     Args:
         repository: Model repository folder.

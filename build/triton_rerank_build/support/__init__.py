@@ -1,1 +1,1 @@
-"""Small tools that every part uses: files, progress, optional dependencies."""
+"""Files, progress and optional dependencies, for all other modules."""

@@ -1,4 +1,4 @@
-"""Ask for an optional dependency, and name the pip command that brings it when it is missing."""
+"""Check for optional dependencies, and name the pip command that installs them."""
 
 from collections.abc import Iterable
 from importlib.util import find_spec
@@ -25,10 +25,10 @@ _FINETUNE_MODULES = (*_BUILD_MODULES, "accelerate", "bm25s", "datasets", "senten
 
 
 def require_build_extra() -> None:
-    """Check that everything an export imports is installed, without importing it.
+    """Check, without importing them, that the packages of the extra `export` are installed.
 
     Raises:
-        MissingExtraError: Something is not.
+        MissingExtraError: A package is missing; the message names all that are.
     """
     _require(_BUILD_MODULES, "export")
 

@@ -1,4 +1,4 @@
-"""Hashes and folders: the small file operations that several steps share."""
+"""Hashes, locks and folders: file operations that several commands share."""
 
 import fcntl
 import hashlib
@@ -22,7 +22,7 @@ def sha256_file(path: Path) -> str:
 
     digest = hashlib.sha256()
     size = path.stat().st_size
-    # disable=None hides the bar where stderr is no terminal; below 1 GB it would only flicker.
+    # None hides the bar unless stderr is a terminal; below 1 GB hashing is faster than anyone reads.
     hide = True if size < 1 << 30 else None
     with (
         path.open("rb") as file,
@@ -35,7 +35,7 @@ def sha256_file(path: Path) -> str:
 
 
 def sha256_texts(parts: Iterable[str]) -> str:
-    """One digest for a sequence of short texts; their order and borders matter."""
+    """Digest of a sequence of short texts; it depends on their order and boundaries."""
     digest = hashlib.sha256()
     for part in parts:
         digest.update(part.encode() + b"\0")
@@ -63,7 +63,7 @@ def work_folder(parent: Path, inputs: Iterable[str]) -> Path:
 
 
 def cache_folder() -> Path:
-    """Where downloads and converted checkpoints are kept, outside any checkout.
+    """The folder of downloads, converted checkpoints and compiled models.
 
     $TRITON_RERANK_CACHE, else $XDG_CACHE_HOME/triton-rerank, else ~/.cache/triton-rerank.
     """
@@ -75,16 +75,16 @@ def cache_folder() -> Path:
 
 @contextmanager
 def locked(path: Path, *, wait: bool) -> Iterator[None]:
-    """Hold a lock file; the kernel frees it when its holder dies, however it dies.
+    """Hold a lock file; the kernel releases the lock when the process ends, also after a crash.
 
     Args:
-        path: The file, made if it is not there, and left there.
-        wait: Wait for another holder, or raise.
+        path: The file; made if missing, and not removed.
+        wait: Whether to wait for another holder or to raise.
 
     Raises:
-        BlockingIOError: Somebody else holds it, and `wait` is False.
+        BlockingIOError: Another process holds the lock, and `wait` is False.
     """
-    with path.open("w") as file:
+    with path.open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
 
@@ -93,9 +93,30 @@ def locked(path: Path, *, wait: bool) -> Iterator[None]:
 def temporary_folder(parent: Path, prefix: str) -> Iterator[Path]:
     """A folder PREFIX-*.tmp in `parent`, removed at the end, for callers that hold a lock on `parent`.
 
-    Those that a killed process left behind are removed first.
+    Folders that a killed process left behind are removed first. An OSError of the block that names no file, such as
+    that of a full disk, gets the path of `parent`.
     """
     for leftover in parent.glob(f"{prefix}-*.tmp"):
         shutil.rmtree(leftover, ignore_errors=True)
     with tempfile.TemporaryDirectory(prefix=f"{prefix}-", suffix=".tmp", dir=parent) as folder:
-        yield Path(folder)
+        try:
+            yield Path(folder)
+        except OSError as error:
+            if error.errno is None or error.filename is not None:
+                raise
+            raise OSError(error.errno, error.strerror, str(parent)) from error
+
+
+def shrink_folder(folder: Path, max_bytes: int) -> None:
+    """Remove files of `folder`, least recently used first, until the others hold `max_bytes` at most.
+
+    The file used last stays, whatever its size. Processes that have a removed file open keep it.
+    """
+    found = [(path, path.stat()) for path in folder.glob("*") if path.is_file()]
+    # Most file systems update the access time at most once a day; the time of writing is exact.
+    found.sort(key=lambda entry: max(entry[1].st_atime, entry[1].st_mtime), reverse=True)
+    total = 0
+    for number, (path, status) in enumerate(found):
+        total += status.st_size
+        if number > 0 and total > max_bytes:
+            path.unlink(missing_ok=True)

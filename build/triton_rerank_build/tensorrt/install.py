@@ -17,7 +17,7 @@ from triton_rerank_build.repository.manifest import Artefact, Engine, Manifest, 
 from triton_rerank_build.support.progress import Steps, logger
 from triton_rerank_build.tensorrt import trtexec
 from triton_rerank_build.tensorrt.check import TOLERANCE, compare_plan, expected_logits
-from triton_rerank_build.tensorrt.prepare import Job, exclusive, make_job, remove_work, write_work
+from triton_rerank_build.tensorrt.prepare import Job, exclusive_job, remove_work, write_work
 
 
 def install(repository: str | Path = "model_repository") -> Manifest:
@@ -30,10 +30,9 @@ def install(repository: str | Path = "model_repository") -> Manifest:
         ParityError: The plan does not compute what the graph computes; it is not installed.
         BuildError: A file that `trtexec` wrote is damaged.
         RepositoryError: `prepare` or its script has not run, or the repository changed since.
-        MissingExtraError: The extra `build` is not installed.
+        MissingExtraError: The extra `export` is not installed.
     """
-    job = make_job(repository)
-    with exclusive(job.repository):
+    with exclusive_job(repository) as job:
         if not job.work.is_dir() and job.is_done:
             logger.info("%s holds this plan already: nothing to do", repository)
             return job.manifest
@@ -57,25 +56,28 @@ def build_engine(
         ParityError: The plan does not compute what the graph computes; it is not installed.
         RepositoryError: There is no intact installation that a plan can be built from.
         BuildError: `trtexec` is not on PATH, or failed.
-        MissingExtraError: The extra `build` is not installed.
+        MissingExtraError: The extra `export` is not installed.
     """
-    job = make_job(repository, timing_cache)
-    if job.is_done and not force:
-        logger.info("%s holds this plan already: nothing to do", repository)
-        return job.manifest
+    with exclusive_job(repository, timing_cache) as job:
+        if job.is_done and not force:
+            logger.info("%s holds this plan already: nothing to do", repository)
+            return job.manifest
+        _require_trtexec(job)
+        steps = Steps(4)
+        with steps.step("preparing graph, rows and script"):
+            script = write_work(job)
+        with steps.step(f"building {len(job.profiles)} profiles in TensorRT, which takes minutes"):
+            _run(script)
+        return _install(job, steps)
+
+
+def _require_trtexec(job: Job) -> None:
     if shutil.which("trtexec") is None:
         raise BuildError(
             "trtexec is not on PATH: run `triton-rerank-build engine` where TensorRT is installed, or in three steps: "
             f"`triton-rerank-build engine --prepare`, {job.work / trtexec.SCRIPT_FILE} in NVIDIA's TensorRT container, "
             "`triton-rerank-build engine --install`"
         )
-    steps = Steps(4)
-    with exclusive(job.repository):
-        with steps.step("preparing graph, rows and script"):
-            script = write_work(job)
-        with steps.step(f"building {len(job.profiles)} profiles in TensorRT, which takes minutes"):
-            _run(script)
-        return _install(job, steps)
 
 
 def _run(script: Path) -> None:

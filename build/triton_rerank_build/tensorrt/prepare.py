@@ -9,10 +9,11 @@ from pathlib import Path
 
 from triton_rerank_build.contract import CROSS_ENCODER, MANIFEST_FILE, MODEL_FILE, PLAN, TOKENIZER, TOKENIZER_FILE
 from triton_rerank_build.errors import RepositoryError
+from triton_rerank_build.repository.install import exclusive
 from triton_rerank_build.repository.manifest import Manifest, read_manifest
 from triton_rerank_build.repository.verify import differences
 from triton_rerank_build.support.extras import require_build_extra
-from triton_rerank_build.support.files import cache_folder, locked
+from triton_rerank_build.support.files import cache_folder
 from triton_rerank_build.support.progress import Steps, logger
 from triton_rerank_build.tensorrt import trtexec
 from triton_rerank_build.tensorrt.check import Check, make_checks
@@ -73,24 +74,42 @@ def make_job(repository: str | Path, timing_cache: str | Path | None = None) -> 
 
     Raises:
         RepositoryError: It cannot; the message says what to run.
-        MissingExtraError: The extra `build` is not installed.
+        MissingExtraError: The extra `export` is not installed.
     """
     require_build_extra()
     repository = Path(repository)
-    manifest = read_manifest(repository)
-    if manifest is None:
-        raise RepositoryError(f"{repository} holds no complete installation; {_EXPORT_AGAIN}")
+    manifest = _read_installed(repository)
     if manifest.precision not in ("fp32", "fp16"):
         raise RepositoryError(
             f"{repository} holds a graph of precision {manifest.precision}, which is for CPUs; {_EXPORT_AGAIN}"
         )
     installed = {name: entry for name, entry in manifest.artefacts.items() if name != PLAN.as_posix()}
     if problems := differences(repository, installed):
-        raise RepositoryError(f"{repository} is not as its manifest says:\n  " + "\n  ".join(problems))
+        raise RepositoryError(f"{repository} differs from its manifest:\n  " + "\n  ".join(problems))
     profiles = make_profiles(read_served_shapes(repository, manifest.max_length))
     # Absolute, since the script runs in its own folder.
     cache = Path(os.path.abspath(timing_cache or cache_folder() / "tensorrt" / "timing.cache"))
     return Job(repository, manifest, profiles, cache)
+
+
+def _read_installed(repository: Path) -> Manifest:
+    manifest = read_manifest(repository)
+    if manifest is None:
+        raise RepositoryError(f"{repository} holds no complete installation; {_EXPORT_AGAIN}")
+    return manifest
+
+
+@contextmanager
+def exclusive_job(repository: str | Path, timing_cache: str | Path | None = None) -> Iterator[Job]:
+    """As `make_job`, and keep exports and other builds out of the repository until the block ends.
+
+    Raises:
+        RepositoryError: As `make_job`, or another process is writing an export or a plan.
+        MissingExtraError: The extra `export` is not installed.
+    """
+    _read_installed(Path(repository))  # the lock would make folders where nothing is installed
+    with exclusive(Path(repository)):
+        yield make_job(repository, timing_cache)
 
 
 def engine_script(repository: str | Path = "model_repository", *, timing_cache: str | Path | None = None) -> str:
@@ -102,7 +121,7 @@ def engine_script(repository: str | Path = "model_repository", *, timing_cache: 
 
     Raises:
         RepositoryError: There is no intact installation that a plan can be built from.
-        MissingExtraError: The extra `build` is not installed.
+        MissingExtraError: The extra `export` is not installed.
     """
     job = make_job(repository, timing_cache)
     return trtexec.script(job.profiles, job.timing_cache)
@@ -123,31 +142,15 @@ def prepare(
 
     Raises:
         RepositoryError: There is no intact installation that a plan can be built from.
-        MissingExtraError: The extra `build` is not installed.
+        MissingExtraError: The extra `export` is not installed.
     """
-    job = make_job(repository, timing_cache)
-    with exclusive(job.repository):
+    with exclusive_job(repository, timing_cache) as job:
         remove_work(job)
         if job.is_done and not force:
             logger.info("%s holds this plan already: nothing to do", repository)
             return None
         with Steps(1).step("preparing graph, rows and script"):
             return write_work(job)
-
-
-@contextmanager
-def exclusive(repository: Path) -> Iterator[None]:
-    """Keep exports and other plans out of the repository meanwhile.
-
-    Raises:
-        RepositoryError: Another process is writing an export or a plan.
-    """
-    try:
-        # The lock of an export: both write the manifest.
-        with locked(repository / CROSS_ENCODER / "export.lock.tmp", wait=False):
-            yield
-    except BlockingIOError as error:
-        raise RepositoryError(f"an export or another plan is being written into {repository}") from error
 
 
 def write_work(job: Job) -> Path:

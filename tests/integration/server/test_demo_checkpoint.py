@@ -5,18 +5,23 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
+from onnx import numpy_helper
 from safetensors import safe_open
 from tokenizers import Tokenizer
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from conftest import lay_out
-from triton_rerank_build import RepositoryError, export, verify
+from triton_rerank_build import ParityError, RepositoryError, export, verify
 from triton_rerank_build.checkpoints import demo
 from triton_rerank_build.checkpoints.demo import demo_checkpoint, demo_revision
 from triton_rerank_build.checkpoints.resolve import resolve_checkpoint
 from triton_rerank_build.cli.examples import EXAMPLES
+from triton_rerank_build.graphs.onnx import export_onnx, load_model
+from triton_rerank_build.graphs.tokenizer import load_tokenizer
+from triton_rerank_build.parity.compare import make_batches, prove, reference_logits
 from triton_rerank_build.parity.texts import HARD_PAIRS, PAIRS
 from triton_rerank_build.support.files import CACHE_VARIABLE, cache_folder
 
@@ -96,14 +101,41 @@ def test_a_conversion_that_was_killed_is_done_again(folder, tmp_path, monkeypatc
     left = tmp_path / "demo-abc.tmp"
     left.mkdir()
     (left / "model.safetensors").write_bytes(b"half")
+    for name in ("demo-reranker-0123456789abcdef", "demo-late-0123456789abcdef"):
+        (tmp_path / name).mkdir()
     assert cache_folder() == tmp_path
 
     made = demo_checkpoint()
 
     assert made.parent == tmp_path
     assert not left.exists()
+    assert not (tmp_path / "demo-reranker-0123456789abcdef").exists(), "another release's copy is superseded"
+    assert (tmp_path / "demo-late-0123456789abcdef").exists()
     for file in folder.iterdir():
         assert (made / file.name).read_bytes() == file.read_bytes(), file.name
+
+
+def test_int8_passes_its_gate_and_one_scale_for_a_matrix_does_not(folder, tmp_path):
+    source = resolve_checkpoint("demo")
+    tokenizer, model = load_tokenizer(source), load_model(source)
+    batches = make_batches(tokenizer, 64, model.config.pad_token_id)
+    expected = reference_logits(model, batches)
+    path = export_onnx(model, tmp_path, precision="int8", max_length=64, separator_id=2)
+    assert prove(path, batches, expected, "int8").kendall_tau > 0.97
+
+    graph = onnx.load(path)
+    tensors = {tensor.name: tensor for tensor in graph.graph.initializer}
+    for name in [name for name in tensors if name.endswith(".int8")]:
+        scales = tensors[name.replace(".int8", ".scales")]
+        by_line = numpy_helper.to_array(scales)
+        values = numpy_helper.to_array(tensors[name]).astype(np.float32) * by_line
+        scale = np.abs(values).max() / 127
+        tensors[name].CopyFrom(numpy_helper.from_array(np.rint(values / scale).astype(np.int8), name))
+        scales.CopyFrom(numpy_helper.from_array(np.full_like(by_line, scale), scales.name))
+    (tmp_path / "coarse").mkdir()
+    onnx.save(graph, tmp_path / "coarse" / "model.onnx")
+    with pytest.raises(ParityError, match=r"tau 0\.9\d\d over all pairs"):
+        prove(tmp_path / "coarse" / "model.onnx", batches, expected, "int8")
 
 
 def test_the_installed_tokenizer_gives_the_ids_of_transformers(demo_artefacts, folder):

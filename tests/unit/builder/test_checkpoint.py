@@ -5,11 +5,15 @@ import shutil
 
 import pytest
 import safetensors.torch
+from peft import LoraConfig, get_peft_model
+from transformers import BertConfig, BertForSequenceClassification
 
 from support.tiny_models import FAMILIES, LIMIT, tiny_checkpoint
 from triton_rerank_build import UnsupportedModelError, export
 from triton_rerank_build.checkpoints.resolve import inspect_folder, resolve_checkpoint
 from triton_rerank_build.graphs.onnx import load_model
+
+TINY = BertConfig(vocab_size=10, hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8)
 
 
 @pytest.fixture(scope="module")
@@ -76,11 +80,20 @@ def test_a_folder_is_pinned_by_its_content(checkpoint):
 
 
 def test_a_missing_folder(tmp_path):
-    assert "neither a folder nor an id on the Hugging Face hub" in refusal(tmp_path / "nothing")
+    assert "no such folder; a model on the Hugging Face hub is named OWNER/NAME" in refusal(tmp_path / "nothing")
 
 
 def test_a_file(checkpoint):
     assert "is a file; give the folder" in refusal(checkpoint / "config.json")
+
+
+# peft uses an attribute that transformers has renamed.
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
+def test_a_lora_adapter_says_how_to_merge_it(tmp_path):
+    # As peft writes it, without the base model's configuration.
+    model = get_peft_model(BertForSequenceClassification(TINY), LoraConfig(task_type="SEQ_CLS"))
+    model.save_pretrained(tmp_path / "adapter")
+    assert "adapter is a LoRA adapter without its base model; merge the two first: " in refusal(tmp_path / "adapter")
 
 
 def test_an_empty_folder(tmp_path):
@@ -100,6 +113,9 @@ def test_a_broken_configuration(checkpoint, content):
         ({"id2label": None}, "2 logits per pair"),
         ({"model_type": "deberta-v2"}, "of type 'deberta-v2'; supported are bert, roberta, xlm-roberta"),
         ({"model_type": None}, "of type None"),
+        ({"model_type": "qwen3", "architectures": ["Qwen3ForCausalLM"]}, "is a generative model (Qwen3ForCausalLM)"),
+        ({"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"]}, "such as Qwen3-Reranker and bge-reranker-v2-ge"),
+        ({"model_type": "t5", "architectures": ["T5ForConditionalGeneration"]}, "is a generative model"),
         ({"architectures": ["XLMRobertaModel"]}, "expected a ...ForSequenceClassification architecture, found XLMRob"),
         ({"architectures": None}, "found none"),
         ({"position_embedding_type": "relative_key"}, "relative positions"),

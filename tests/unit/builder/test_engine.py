@@ -14,6 +14,7 @@ from support import fake_trtexec
 from support.tiny_models import LIMIT, tiny_checkpoint
 from triton_rerank_build import ParityError, RepositoryError, export, verify
 from triton_rerank_build.errors import BuildError
+from triton_rerank_build.repository.install import exclusive
 from triton_rerank_build.repository.manifest import Manifest
 from triton_rerank_build.tensorrt import trtexec
 from triton_rerank_build.tensorrt.check import compare_plan, expected_logits, make_checks
@@ -95,6 +96,14 @@ def test_what_the_log_says_of_release_and_gpu():
 def run(*arguments, **variables):
     command = [*COMMAND, *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, **variables})
+
+
+@pytest.mark.parametrize("command", [prepare, build_engine, install])
+def test_what_is_installed_is_read_under_the_lock_of_exports(repository, command):
+    # Read before, it could be replaced by an export that ends between the two.
+    (repository / "cross_encoder/1/model.onnx").write_text("being replaced")
+    with exclusive(repository), pytest.raises(RepositoryError, match="another export or engine build is writing into"):
+        command(repository)
 
 
 def test_a_dry_run_prints_the_script_and_writes_nothing(repository, tmp_path):
@@ -224,5 +233,5 @@ def test_nothing_to_build_from(tmp_path, repository):
 
 def test_a_graph_that_changed_is_no_base_of_a_plan(repository):
     (repository / "cross_encoder/1/model.onnx").write_bytes(b"other")
-    with pytest.raises(RepositoryError, match=r"not as its manifest says:\n  cross_encoder/1/model.onnx has 5 bytes"):
+    with pytest.raises(RepositoryError, match=r"differs from its manifest:\n  cross_encoder/1/model.onnx has 5 bytes"):
         engine_script(repository)

@@ -135,6 +135,12 @@ def test_pytorchs_own_format_where_there_is_no_other(hub, download):
     assert present(download()[0]) == {"config.json", "tokenizer.json", "pytorch_model.bin"}
 
 
+def test_an_adapter_without_a_model_is_recognized_by_its_file(hub, download):
+    hub.files = {"adapter_config.json": b"{}", "adapter_model.safetensors": b"weights"}
+    folder, _ = download()
+    assert os.listdir(folder) == ["adapter_config.json"]
+
+
 def test_a_download_that_broke_off_goes_on_where_it_stopped(hub, download):
     hub.cuts = 1
     folder, _ = download()
@@ -154,14 +160,20 @@ def test_a_hub_that_cannot_be_reached(download):
     kind, message = download(port=9)
     assert kind == "BuildError"
     assert message == (
-        "acme/tiny is not in the cache, and the Hugging Face hub cannot be reached; give a local folder, or `demo`"
+        "there is no folder acme/tiny, and the Hugging Face hub cannot be reached (its cache lacks acme/tiny too); "
+        "name a local folder, or `demo`"
     )
 
 
 @pytest.mark.parametrize(
     ("name", "revision", "expected"),
     [
-        ("acme/nothing", None, "there is no acme/nothing on the hub, or it is private: `hf auth login`"),
+        (
+            "acme/nothing",
+            None,
+            "there is neither a folder acme/nothing nor a model acme/nothing on the hub, "
+            "or it is private: `hf auth login`",
+        ),
         ("acme/tiny", "v99", "acme/tiny has no revision v99 on the hub"),
     ],
 )

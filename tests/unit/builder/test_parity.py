@@ -101,7 +101,7 @@ def test_order_counts_only_beyond_the_tolerance():
 def test_a_change_of_order_within_the_tolerance_of_each_logit_fails():
     batch = Batch("two pairs", *(np.zeros((2, 3), np.int32) for _ in range(3)))
     want, got = np.array([[0.0], [0.015]], np.float32), np.array([[0.01], [0.005]], np.float32)
-    with pytest.raises(ParityError, match="1 of 1 couples of pairs change their order"):
+    with pytest.raises(ParityError, match="1 of 1 pairwise orderings differ"):
         compare([batch], [want], [got], 0.011)
 
 

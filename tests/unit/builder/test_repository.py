@@ -1,15 +1,21 @@
 """Install an export, refuse to overwrite another, survive an interruption, detect changed files."""
 
+import ctypes
 import json
+import resource
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from triton_rerank_build import RepositoryError, export, verify
-from triton_rerank_build.repository.install import install, measure, staging
+from support.tiny_models import tiny_checkpoint
+from triton_rerank_build import EmbeddedServer, RepositoryError, export, exporter, verify
+from triton_rerank_build.repository.install import exclusive, install, measure, staging
 from triton_rerank_build.repository.layout import ARTEFACTS, MANIFESTS, complete_from_template, template_repository
 
+EXPORT = [sys.executable, "-m", "triton_rerank_build.cli.main", "export"]
 GRAPH = "cross_encoder/1/model.onnx"
 WEIGHTS = "cross_encoder/1/model.onnx.data"
 TOKENIZER = "tokenizer/1/tokenizer.json"
@@ -103,6 +109,96 @@ def test_another_installation_is_not_overwritten_without_force(built, repository
 
 
 @pytest.mark.slow
+def test_other_weights_of_the_same_name_are_called_so(repository, tmp_path):
+    other = tiny_checkpoint(tmp_path / "tiny", "xlm-roberta", seed=1)
+    with pytest.raises(RepositoryError, match=r"holds another tiny \(its files differ; fp32, 80 tokens\); use --force"):
+        export(str(other), repository=repository)
+
+
+@pytest.mark.slow
+def test_a_replaced_model_is_said_to_be_served_until_a_restart(built, repository, tmp_path, caplog):
+    caplog.set_level("INFO", "triton_rerank_build")
+    export(str(built[0]), repository=tmp_path / "new")
+    assert "running server" not in caplog.text
+    export(str(built[0]), repository=repository, max_length=64, force=True)
+    assert "a running server keeps the old model until it is restarted" in caplog.text
+
+
+def without_override():
+    """Take root's right to write anywhere, if it is root; for the new process alone."""
+    ctypes.CDLL(None).prctl(24, 1)  # PR_CAPBSET_DROP, CAP_DAC_OVERRIDE
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("below", [".", "below/it", "cross_encoder"])
+def test_a_repository_that_cannot_be_written_is_told_before_any_work(built, tmp_path, below):
+    folder = tmp_path / "served"
+    (folder / "cross_encoder/1").mkdir(parents=True)
+    locked = folder / "cross_encoder/1" if below == "cross_encoder" else folder
+    locked.chmod(0o555)
+    target = folder if below == "cross_encoder" else folder / below
+    command = [*EXPORT, str(built[0]), "--repository", str(target)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, preexec_fn=without_override)
+    locked.chmod(0o755)
+    assert done.returncode == 1
+    assert "loading tokenizer and weights" not in done.stderr
+    last = done.stderr.splitlines()[-1]
+    if below == "cross_encoder":
+        assert last.startswith(f"error: {folder} cannot be written: Permission denied: {locked}")
+    else:
+        assert last == f"error: {folder} is read-only; name a repository that can be written with --repository"
+        assert "finding the checkpoint" not in done.stderr
+
+
+@pytest.mark.slow
+def test_a_full_disk_names_the_folder(built, tmp_path):
+    def limit():
+        # As a full disk does, the kernel refuses to write more; this limit counts per file.
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+
+    command = [*EXPORT, str(built[0]), "--repository", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, preexec_fn=limit)
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("error: ")
+    assert f"{tmp_path}/cross_encoder/1" in last
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.rglob("export-*"))
+
+
+def as_written_by_release_0_1_0(repository):
+    """That release wrote the first digits of a digest of its source into `exporter`."""
+    text = (repository / MANIFESTS[0]).read_text().replace('"exporter": 1,', '"exporter": "e086b3063e393d4a",')
+    assert "e086b3063e393d4a" in text
+    for path in MANIFESTS:
+        (repository / path).write_text(text)
+
+
+@pytest.mark.slow
+def test_an_installation_of_release_0_1_0_stays_valid(built, repository, monkeypatch):
+    as_written_by_release_0_1_0(repository)
+    before = times(repository)
+    assert verify(repository).exporter == 1
+    export(str(built[0]), repository=repository)
+    assert {path: time for path, time in times(repository).items() if path in before} == before
+    assert "e086b3063e393d4a" in (repository / MANIFESTS[0]).read_text()
+
+    monkeypatch.setattr(exporter, "EXPORTER_VERSION", 2)
+    assert export(str(built[0]), repository=repository).exporter == 2
+    assert verify(repository).exporter == 2
+
+
+@pytest.mark.slow
+def test_an_installation_of_release_0_1_0_is_served(repository):
+    from triton_rerank import RerankClient
+
+    as_written_by_release_0_1_0(repository)
+    with EmbeddedServer(repository) as server, RerankClient(server.grpc_url) as client:
+        assert len(client.score([("query", "document")])) == 1
+        assert client.model_info().max_length == 80
+
+
+@pytest.mark.slow
 def test_an_unreadable_manifest_is_replaced_with_force(built, repository):
     checkpoint, _ = built
     (repository / "cross_encoder/1/manifest.json").write_text("{")
@@ -124,7 +220,7 @@ def test_verify_finds_a_flipped_byte(repository, name):
     content = bytearray((repository / name).read_bytes())
     content[len(content) // 2] ^= 1
     (repository / name).write_bytes(content)
-    with pytest.raises(RepositoryError, match=rf"not as its manifest says:\n  {name} has sha256"):
+    with pytest.raises(RepositoryError, match=rf"differs from its manifest:\n  {name} has sha256"):
         verify(repository)
 
 
@@ -136,7 +232,7 @@ def test_verify_lists_every_difference(repository):
     with pytest.raises(RepositoryError) as caught:
         verify(repository)
     first, *problems = str(caught.value).splitlines()
-    assert first == f"{repository} is not as its manifest says:"
+    assert first == f"{repository} differs from its manifest:"
     assert len(problems) == 3
     assert "tokenizer/1/manifest.json differs from the one beside the graph" in problems[0]
     assert "bytes, the manifest says" in problems[1]
@@ -153,7 +249,7 @@ def test_verify_reads_the_graphs_signature(repository):
 
 
 def test_verify_of_nothing(tmp_path):
-    with pytest.raises(RepositoryError, match="is no folder"):
+    with pytest.raises(RepositoryError, match="is not a folder"):
         verify(tmp_path / "nothing")
     with pytest.raises(RepositoryError, match="no complete installation; run: triton-rerank-build export CHECKPOINT"):
         verify(tmp_path)
@@ -185,20 +281,28 @@ def test_an_interrupted_installation_leaves_no_manifest(repository, failing):
 
 def test_one_export_at_a_time(tmp_path):
     with (
-        staging(tmp_path, 1),
-        pytest.raises(RepositoryError, match="another export is writing into"),
-        staging(tmp_path, 1),
+        exclusive(tmp_path),
+        pytest.raises(RepositoryError, match="another export or engine build is writing into"),
+        exclusive(tmp_path),
     ):
         pass
-    with staging(tmp_path, 1):
+    with exclusive(tmp_path):
         pass
+
+
+def test_the_manifest_is_read_under_the_lock(built, repository):
+    # Read before, it could be replaced by an export that ends between the two.
+    with exclusive(repository), pytest.raises(RepositoryError, match="another export or engine build is writing into"):
+        export(str(built[0]), repository=repository, max_length=64)
+    with pytest.raises(RepositoryError, match="use --force"):
+        export(str(built[0]), repository=repository, max_length=64)
 
 
 def test_what_a_killed_export_left_is_removed(tmp_path):
     left = tmp_path / "cross_encoder/1/export-abc.tmp"
     left.mkdir(parents=True)
     (left / "model.onnx.data").write_bytes(b"x" * 1000)
-    with staging(tmp_path, 1) as staged:
+    with exclusive(tmp_path), staging(tmp_path, 1) as staged:
         assert not left.exists()
         assert staged.is_dir()
     assert not staged.exists()
@@ -206,6 +310,7 @@ def test_what_a_killed_export_left_is_removed(tmp_path):
 
 def test_a_full_disk_is_noticed_first(tmp_path):
     with (
+        exclusive(tmp_path),
         pytest.raises(RepositoryError, match=r"has .*B free; the export writes 1000000\.00 GB"),
         staging(tmp_path, 10**15),
     ):
