@@ -33,7 +33,7 @@ lint: $(VENV)/.installed ## Check style (ruff), layers (import-linter) and types
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 	$(BIN)/mypy
-	$(BIN)/basedpyright --ignoreexternal --verifytypes triton_rerank
+	PATH="$(CURDIR)/$(BIN):$$PATH" basedpyright --ignoreexternal --verifytypes triton_rerank
 
 bench: $(VENV)/.installed ## Measure throughput through Triton and the client against the same artefact in process
 	PYTHONPATH=loadtest $(BIN)/python -m benchmarks.bench

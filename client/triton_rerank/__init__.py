@@ -20,19 +20,34 @@ from triton_rerank.errors import (
     ServerUnavailableError,
     UnexpectedResponseError,
 )
-from triton_rerank.transport.connection import TLS
-from triton_rerank.types import Chunk, Document, DocumentLike, ModelInfo, RerankResponse, RerankResult, Timing, Usage
+from triton_rerank.transport.connection import TLS, MetadataSource
+from triton_rerank.types import (
+    CallOptions,
+    Chunk,
+    Document,
+    DocumentLike,
+    LongDocuments,
+    ModelInfo,
+    RerankResponse,
+    RerankResult,
+    TextFrom,
+    Timing,
+    Usage,
+)
 
 __version__ = "0.1.0"
 
 __all__ = [
     "TLS",
     "AsyncRerankClient",
+    "CallOptions",
     "Chunk",
     "Document",
     "DocumentLike",
     "InferenceError",
     "InvalidRequestError",
+    "LongDocuments",
+    "MetadataSource",
     "ModelInfo",
     "ModelNotFoundError",
     "RequestCancelledError",
@@ -43,6 +58,7 @@ __all__ = [
     "RerankResult",
     "ServerOverloadedError",
     "ServerUnavailableError",
+    "TextFrom",
     "Timing",
     "UnexpectedResponseError",
     "Usage",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 import time
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import aclosing
@@ -16,7 +17,12 @@ from triton_rerank.ranking.score import ScoreJob
 from triton_rerank.ranking.validation import check_int, check_many
 from triton_rerank.transport.exchange import Attempt
 from triton_rerank.transport.untyped import Channel, Message, Rpc, Stub
-from triton_rerank.types import DocumentLike, LongDocuments, ModelInfo, RerankResponse, TextFrom
+from triton_rerank.types import CallOptions, DocumentT, ModelInfo, RerankResponse
+
+if sys.version_info >= (3, 11):
+    from typing import Unpack
+elif TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 if TYPE_CHECKING:
     from triton_rerank.transport.messages import Request
@@ -37,30 +43,12 @@ class AsyncRerankClient(BaseClient):
     async def rerank(
         self,
         query: str,
-        documents: Iterable[DocumentLike],
-        *,
-        top_n: int | None = None,
-        max_length: int | None = None,
-        query_max_length: int | None = None,
-        min_relevance_score: float | None = None,
-        long_documents: LongDocuments = "truncate",
-        text_from: TextFrom | None = None,
-        priority: int | None = None,
-        timeout: float | None = None,
-    ) -> RerankResponse:
+        documents: Iterable[DocumentT],
+        **options: Unpack[CallOptions],
+    ) -> RerankResponse[DocumentT]:
         """Order `documents` by relevance to `query`: see `RerankClient.rerank`."""
-        with self._call("rerank", timeout) as call:
-            job = self._rerank_job(
-                query,
-                documents,
-                top_n=top_n,
-                max_length=max_length,
-                query_max_length=query_max_length,
-                min_relevance_score=min_relevance_score,
-                long_documents=long_documents,
-                text_from=text_from,
-                priority=priority,
-            )
+        with self._call("rerank", options.pop("timeout", None)) as call:
+            job = self._rerank_job(query, documents, options)
             if not job.empty:
                 await self._learn(call, info=job.needs_info)
                 await self._run(job, call)
@@ -68,41 +56,23 @@ class AsyncRerankClient(BaseClient):
 
     async def rerank_many(
         self,
-        searches: Iterable[tuple[str, Iterable[DocumentLike]]],
+        searches: Iterable[tuple[str, Iterable[DocumentT]]],
         *,
-        top_n: int | None = None,
-        max_length: int | None = None,
-        query_max_length: int | None = None,
-        min_relevance_score: float | None = None,
-        long_documents: LongDocuments = "truncate",
-        text_from: TextFrom | None = None,
-        priority: int | None = None,
-        timeout: float | None = None,
         concurrency: int = 8,
         progress: Callable[[int, int], None] | None = None,
-    ) -> list[RerankResponse]:
+        **options: Unpack[CallOptions],
+    ) -> list[RerankResponse[DocumentT]]:
         """Rerank the documents of many queries, several at a time: see `RerankClient.rerank_many`."""
         todo = check_many(searches, "searches", "(query, documents) pairs", limit=None)
         workers = check_int(concurrency, "concurrency", at_least=1, remedy="pass 1 or more")
-        responses: dict[int, RerankResponse] = {}
+        responses: dict[int, RerankResponse[DocumentT]] = {}
         waiting = iter(enumerate(todo))
         done = 0
 
         async def work() -> None:
             nonlocal done
-            for place, (query, documents) in waiting:
-                responses[place] = await self.rerank(
-                    query,
-                    documents,
-                    top_n=top_n,
-                    max_length=max_length,
-                    query_max_length=query_max_length,
-                    min_relevance_score=min_relevance_score,
-                    long_documents=long_documents,
-                    text_from=text_from,
-                    priority=priority,
-                    timeout=timeout,
-                )
+            for index, (query, documents) in waiting:
+                responses[index] = await self.rerank(query, documents, **options)
                 done += 1
                 if progress is not None:
                     progress(done, len(todo))
@@ -114,7 +84,7 @@ class AsyncRerankClient(BaseClient):
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-        return [responses[place] for place in range(len(todo))]
+        return [responses[index] for index in range(len(todo))]
 
     async def score(
         self,
@@ -170,7 +140,7 @@ class AsyncRerankClient(BaseClient):
         while parts := job.next_round(self._limits()):
             async with aclosing(self._ask(self._requests(job, parts), call)) as answers:
                 async for attempt, response in answers:
-                    job.take(parts[attempt.place], self._scores(response, parts[attempt.place], attempt))
+                    job.take(parts[attempt.index], self._scores(response, parts[attempt.index], attempt))
                     call.begun = True
 
     async def _learn(self, call: Call, *, info: bool = False) -> None:
@@ -199,7 +169,7 @@ class AsyncRerankClient(BaseClient):
         try:
             while not exchange.finished:
                 for attempt in exchange.due(time.monotonic()):
-                    rpc = self._send(stubs[attempt.server], requests[attempt.place], call, attempt)
+                    rpc = self._send(stubs[attempt.server], requests[attempt.index], call, attempt)
                     running[rpc] = attempt
                     rpc.add_done_callback(finished.put_nowait)
                 waited_from = time.monotonic()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -22,12 +23,12 @@ from triton_rerank.transport.retry import Deadline, RetryBudget
 from triton_rerank.transport.servers import Servers
 from triton_rerank.transport.tracing import Tracer
 from triton_rerank.transport.untyped import Message, Rpc
-from triton_rerank.types import DocumentLike, LongDocuments, ModelInfo, RerankResponse, TextFrom, Timing
+from triton_rerank.types import CallOptions, DocumentT, ModelInfo, RerankResponse, Timing
 
 if TYPE_CHECKING:
     from triton_rerank.transport.messages import Request
 
-logger = logging.getLogger("triton_rerank")
+logger: logging.Logger = logging.getLogger("triton_rerank")
 
 READY_PAIR = ("ready", "ready")
 
@@ -54,10 +55,10 @@ class Call:
 
     def __init__(self, name: str, timeout: float | None, metadata: tuple[tuple[str, str], ...]) -> None:
         self.name = name
-        self.started = time.monotonic()
-        self.deadline = Deadline.after(timeout, self.started)
+        self.started: float = time.monotonic()
+        self.deadline: Deadline = Deadline.after(timeout, self.started)
         self.metadata = metadata
-        self.server_s = 0.0
+        self.server_s: float = 0.0
         self.num_requests = 0
         self.num_sent = 0
         self.begun = False
@@ -85,11 +86,15 @@ class BaseClient:
         *,
         timeout: float | None = 60.0,
         max_retries: int = 2,
-        request_size: int = 32,
+        pairs_per_request: int = 32,
         tls: TLS | bool = False,
         metadata: MetadataSource | None = None,
         compression: Literal["gzip", "deflate"] | None = None,
+        request_size: int | None = None,
     ) -> None:
+        if request_size is not None:
+            warnings.warn("request_size is now pairs_per_request", DeprecationWarning, stacklevel=2)
+            pairs_per_request = request_size
         if not isinstance(model, str) or not model:
             raise InvalidRequestError(f"model is not a name (got {kind_of(model)}); pass the Triton model's name")
         if compression not in (None, "gzip", "deflate"):
@@ -100,7 +105,7 @@ class BaseClient:
         self._servers = Servers(check_urls(url))
         self._timeout = check_timeout(timeout)
         self._max_retries = check_int(max_retries, "max_retries", at_least=0, remedy="pass 0 or more")
-        self._request_size = check_int(request_size, "request_size", at_least=1, remedy="pass 1 or more")
+        self._pairs_per_request = check_int(pairs_per_request, "pairs_per_request", at_least=1, remedy="pass 1 or more")
         self._tls = (TLS() if tls else None) if isinstance(tls, bool) else tls
         if self._tls is not None:
             self._tls.read()  # a wrong path is told here, not at the first call
@@ -171,28 +176,8 @@ class BaseClient:
         self._messages.set_priority(request, begun=begun)
         return {"request": request.message, "timeout": remaining_s, "metadata": call.metadata}
 
-    def _rerank_job(
-        self,
-        query: str,
-        documents: Iterable[DocumentLike],
-        *,
-        top_n: int | None,
-        max_length: int | None,
-        query_max_length: int | None,
-        min_relevance_score: float | None,
-        long_documents: LongDocuments,
-        text_from: TextFrom | None,
-        priority: int | None,
-    ) -> RerankJob:
-        options = RerankOptions.check(
-            top_n=top_n,
-            max_length=max_length,
-            query_max_length=query_max_length,
-            min_relevance_score=min_relevance_score,
-            long_documents=long_documents,
-            priority=priority,
-        )
-        return RerankJob(query, documents, text_from, options)
+    def _rerank_job(self, query: str, documents: Iterable[DocumentT], options: CallOptions) -> RerankJob[DocumentT]:
+        return RerankJob(query, documents, RerankOptions.check(options))
 
     def _requests(self, job: Job, parts: Sequence[Part]) -> list[Request]:
         if logger.isEnabledFor(logging.DEBUG):
@@ -227,12 +212,12 @@ class BaseClient:
 
     def _limits(self) -> Limits:
         """Limits from what the server has told so far."""
-        rows = min(self._request_size, max(1, self._config.max_batch_size))
+        rows = min(self._pairs_per_request, max(1, self._config.max_batch_size))
         if self._info is None or self._info.default_max_length is None:
             return Limits(rows)
         return Limits(rows, self._info.default_max_length)
 
-    def _response(self, job: RerankJob, call: Call) -> RerankResponse:
+    def _response(self, job: RerankJob[DocumentT], call: Call) -> RerankResponse[DocumentT]:
         results, usage = job.results(Relevance.of(self._config)), job.usage()
         return RerankResponse(results, self.model, usage, call.timing())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +18,12 @@ from triton_rerank.ranking.score import ScoreJob
 from triton_rerank.ranking.validation import check_int, check_many
 from triton_rerank.transport.exchange import Attempt
 from triton_rerank.transport.untyped import Channel, Message, Rpc, Stub
-from triton_rerank.types import DocumentLike, LongDocuments, ModelInfo, RerankResponse, TextFrom
+from triton_rerank.types import CallOptions, DocumentT, ModelInfo, RerankResponse
+
+if sys.version_info >= (3, 11):
+    from typing import Unpack
+elif TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 if TYPE_CHECKING:
     from triton_rerank.transport.messages import Request
@@ -36,11 +42,12 @@ class RerankClient(BaseClient):
         timeout: Seconds for a whole call where the call says nothing; None for no end.
         max_retries: How often a request may be sent again to a server that is overloaded or gone. Moving to
             another healthy server is not counted.
-        request_size: Pairs in one request at most; the server's max_batch_size if that is lower.
+        pairs_per_request: Pairs in one request at most; the server's max_batch_size if that is lower.
         tls: True for the system's roots, or a `TLS` with certificates.
         metadata: gRPC metadata of every request, such as {"authorization": "Bearer ..."}, or a function that
             returns it. Never logged.
-        compression: How messages to the server are packed: "gzip", "deflate", or not.
+        compression: Compression of messages to the server: "gzip", "deflate", or none.
+        request_size: Deprecated name of `pairs_per_request`.
 
     Raises:
         InvalidRequestError: An argument is unusable.
@@ -53,35 +60,29 @@ class RerankClient(BaseClient):
     def rerank(
         self,
         query: str,
-        documents: Iterable[DocumentLike],
-        *,
-        top_n: int | None = None,
-        max_length: int | None = None,
-        query_max_length: int | None = None,
-        min_relevance_score: float | None = None,
-        long_documents: LongDocuments = "truncate",
-        text_from: TextFrom | None = None,
-        priority: int | None = None,
-        timeout: float | None = None,
-    ) -> RerankResponse:
+        documents: Iterable[DocumentT],
+        **options: Unpack[CallOptions],
+    ) -> RerankResponse[DocumentT]:
         """Order `documents` by relevance to `query`, most relevant first.
 
         Args:
             query: What was searched for.
             documents: Texts, mappings with a "text" key, or `Document`s; 0 to 10,000 of them. They are not
                 changed.
-            top_n: Number of results to return; all of them if None.
-            max_length: Tokens of a pair after truncation; the server's default if None.
-            query_max_length: Tokens of the query after truncation; three quarters of `max_length` if None.
-            min_relevance_score: Leave out results below it, before `top_n` is taken.
-            long_documents: "truncate" reads a document up to `max_length`. "chunk" cuts it into overlapping
-                parts until none is truncated; the best part gives the score and is told in
-                `RerankResult.chunk`.
-            text_from: How fields become text: a template such as "{title}: {price:.2f} EUR", a list of field
-                names whose values are joined by newlines, or a function of the document.
-            priority: Whose turn is next where requests wait at the server, 1 the first: as shipped 1 where somebody
-                waits, 3 for bulk, 2 where nothing is said.
-            timeout: Seconds for the whole call, retries included; the client's if None.
+            **options: Keyword arguments, all optional:
+
+                - top_n: Number of results to return; all of them by default.
+                - max_length: Tokens of a pair after truncation; the server's default if None.
+                - query_max_length: Tokens of the query after truncation; three quarters of `max_length` if None.
+                - min_relevance_score: Drop results below it, before `top_n` is applied.
+                - long_documents: "truncate" (the default) reads a document up to `max_length`. "chunk" splits it into
+                  overlapping parts until none is truncated; the best part determines the score and is
+                  described in `RerankResult.chunk`.
+                - text_from: How fields become text: a template such as "{title}: {price:.2f} EUR", a list of field
+                  names whose values are joined by newlines, or a function of the document.
+                - priority: Order in which waiting requests are served, 1 first. The default is the server's, 2 as
+                  shipped; bulk jobs use 3.
+                - timeout: Seconds for the whole call, retries included; the client's if None.
 
         Returns:
             Results by descending logit; equal logits keep the order of `documents`.
@@ -95,18 +96,8 @@ class RerankClient(BaseClient):
             InferenceError: The model failed.
             UnexpectedResponseError: The answer breaks the tensor contract.
         """
-        with self._call("rerank", timeout) as call:
-            job = self._rerank_job(
-                query,
-                documents,
-                top_n=top_n,
-                max_length=max_length,
-                query_max_length=query_max_length,
-                min_relevance_score=min_relevance_score,
-                long_documents=long_documents,
-                text_from=text_from,
-                priority=priority,
-            )
+        with self._call("rerank", options.pop("timeout", None)) as call:
+            job = self._rerank_job(query, documents, options)
             if not job.empty:
                 self._learn(call, info=job.needs_info)
                 self._run(job, call)
@@ -114,33 +105,19 @@ class RerankClient(BaseClient):
 
     def rerank_many(
         self,
-        searches: Iterable[tuple[str, Iterable[DocumentLike]]],
+        searches: Iterable[tuple[str, Iterable[DocumentT]]],
         *,
-        top_n: int | None = None,
-        max_length: int | None = None,
-        query_max_length: int | None = None,
-        min_relevance_score: float | None = None,
-        long_documents: LongDocuments = "truncate",
-        text_from: TextFrom | None = None,
-        priority: int | None = None,
-        timeout: float | None = None,
         concurrency: int = 8,
         progress: Callable[[int, int], None] | None = None,
-    ) -> list[RerankResponse]:
+        **options: Unpack[CallOptions],
+    ) -> list[RerankResponse[DocumentT]]:
         """Rerank the documents of many queries, several at a time.
 
         Args:
             searches: (query, documents) pairs.
-            top_n: As in `rerank`, like the other options.
-            max_length: See `rerank`.
-            query_max_length: See `rerank`.
-            min_relevance_score: See `rerank`.
-            long_documents: See `rerank`.
-            text_from: See `rerank`.
-            priority: See `rerank`.
-            timeout: Seconds for each query's call.
             concurrency: Queries under way at once.
             progress: Called after each with the numbers done and total.
+            **options: The options of `rerank`; `timeout` is for each query's call.
 
         Returns:
             The responses in the order of `searches`.
@@ -151,20 +128,9 @@ class RerankClient(BaseClient):
         todo = check_many(searches, "searches", "(query, documents) pairs", limit=None)
         workers = check_int(concurrency, "concurrency", at_least=1, remedy="pass 1 or more")
 
-        def one(search: tuple[str, Iterable[DocumentLike]]) -> RerankResponse:
+        def one(search: tuple[str, Iterable[DocumentT]]) -> RerankResponse[DocumentT]:
             query, documents = search
-            return self.rerank(
-                query,
-                documents,
-                top_n=top_n,
-                max_length=max_length,
-                query_max_length=query_max_length,
-                min_relevance_score=min_relevance_score,
-                long_documents=long_documents,
-                text_from=text_from,
-                priority=priority,
-                timeout=timeout,
-            )
+            return self.rerank(query, documents, **options)
 
         with ExitStack() as stack:
             pool = ThreadPoolExecutor(workers, thread_name_prefix="rerank_many")
@@ -248,7 +214,7 @@ class RerankClient(BaseClient):
         self._check_priority(job)
         while parts := job.next_round(self._limits()):
             for attempt, response in self._ask(self._requests(job, parts), call):
-                job.take(parts[attempt.place], self._scores(response, parts[attempt.place], attempt))
+                job.take(parts[attempt.index], self._scores(response, parts[attempt.index], attempt))
                 call.begun = True
 
     def _learn(self, call: Call, *, info: bool = False) -> None:
@@ -275,7 +241,7 @@ class RerankClient(BaseClient):
         try:
             while not exchange.finished:
                 for attempt in exchange.due(time.monotonic()):
-                    future = self._send(stubs[attempt.server], requests[attempt.place], call, attempt)
+                    future = self._send(stubs[attempt.server], requests[attempt.index], call, attempt)
                     running[future] = attempt
                     future.add_done_callback(finished.put)
                 waited_from = time.monotonic()

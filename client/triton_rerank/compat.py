@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CrossEncoder", "FlagReranker"]
 
-logger = logging.getLogger("triton_rerank")
+logger: logging.Logger = logging.getLogger("triton_rerank")
 
 Pair = Sequence[str]
 

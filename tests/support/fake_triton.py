@@ -67,8 +67,7 @@ def rerank_purely(documents, **given):
     Returns:
         The finished job, and its rounds of parts.
     """
-    usual = dict.fromkeys(["top_n", "max_length", "query_max_length", "min_relevance_score", "priority"])
-    job = RerankJob("q", documents, None, RerankOptions.check(**{**usual, "long_documents": "truncate", **given}))
+    job = RerankJob("q", documents, RerankOptions.check(given))
     fake, rounds = FakeTriton(), []
     while parts := job.next_round(Limits(rows=4, default_max_length=512)):
         rounds.append(parts)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, field_serializer
 
@@ -21,7 +21,7 @@ class RerankSettings(BaseModel):
     Connections open with the first call and are kept; where the server is can't be changed after that.
     """
 
-    model_config = ConfigDict(extra="forbid")
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
     url: str | list[str] = "localhost:8001"
     """"host:port" of Triton's gRPC endpoint, several of them, or "dns:///name:port"."""
@@ -87,7 +87,7 @@ class RerankSettings(BaseModel):
             "model": self.model,
             "timeout": None,  # each call brings its own
             "max_retries": self.max_retries,
-            "request_size": self.request_size,
+            "pairs_per_request": self.request_size,
             "tls": self.tls,
             "metadata": metadata,
             "compression": self.compression,

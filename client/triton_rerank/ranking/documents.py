@@ -23,7 +23,7 @@ def text_reader(text_from: TextFrom | None) -> TextOf:
             left out; or a function from the document to its text.
     """
     if text_from is None:
-        return _plain_text
+        return read_text
     if isinstance(text_from, str):
         return _template_reader(text_from)
     if callable(text_from):
@@ -31,7 +31,8 @@ def text_reader(text_from: TextFrom | None) -> TextOf:
     return _field_reader(text_from)
 
 
-def _plain_text(document: DocumentLike, name: str) -> str:
+def read_text(document: DocumentLike, name: str) -> str:
+    """The text of a str, of a `Document`, or of a mapping's "text"."""
     if isinstance(document, str):
         return document
     if isinstance(document, Document):

@@ -8,6 +8,7 @@ from itertools import islice
 from typing import Any
 
 from triton_rerank.errors import InvalidRequestError
+from triton_rerank.types import LongDocuments
 
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 """What client and server let through in one message, either way."""
@@ -93,6 +94,13 @@ def check_relevance_score(value: object) -> float | None:
     if not 0 <= value <= 1:
         raise InvalidRequestError(f"min_relevance_score is {value}; relevance scores lie between 0 and 1")
     return float(value)
+
+
+def check_long_documents(value: object) -> LongDocuments:
+    """One of the two ways to treat a document beyond `max_length`."""
+    if value != "truncate" and value != "chunk":  # mypy narrows to the literals by == alone
+        raise InvalidRequestError(f'long_documents is {value!r}; pass "truncate" or "chunk"')
+    return value
 
 
 def encode_text(text: str, name: str) -> bytes:

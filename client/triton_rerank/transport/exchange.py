@@ -21,15 +21,15 @@ from triton_rerank.transport.servers import Servers
 _MOST_RUNNING = 16
 """Requests of one call under way at once: 512 pairs keep any server busy."""
 
-logger = logging.getLogger("triton_rerank")
+logger: logging.Logger = logging.getLogger("triton_rerank")
 
 
 @dataclass(eq=False, slots=True)
 class Attempt:
     """One request on its way, or waiting for its time."""
 
-    place: int
-    """Place of the request in the list that is exchanged."""
+    index: int
+    """Index of the request in the list that is exchanged."""
     due: float
     server: int = -1
     begun: bool = False
@@ -58,13 +58,13 @@ class Exchange:
         self._budget = budget
         self._max_retries = max_retries
         self._backoff = backoff
-        self._waiting = [Attempt(place, due=now) for place in (count - 1, *range(count - 1))]
+        self._waiting = [Attempt(index, due=now) for index in (count - 1, *range(count - 1))]
         self._count = count
         self._answered = 0
         self._running = 0
         self._begun = begun
         self._window = float(_MOST_RUNNING)
-        self.num_sent = 0
+        self.num_sent: int = 0
 
     @property
     def finished(self) -> bool:
@@ -154,7 +154,7 @@ class Exchange:
     def _again(self, attempt: Attempt, due: float, reason: str) -> None:
         attempt.due = due
         self._waiting.insert(0, attempt)
-        logger.debug("request %d goes again: %s (retry %d)", attempt.place, reason, attempt.retries)
+        logger.debug("request %d goes again: %s (retry %d)", attempt.index, reason, attempt.retries)
 
     def _timed_out(self) -> RequestTimeoutError:
         return RequestTimeoutError(

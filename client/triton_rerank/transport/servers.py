@@ -24,7 +24,7 @@ class Servers:
     """
 
     def __init__(self, urls: Sequence[str]) -> None:
-        self.urls = tuple(urls)
+        self.urls: tuple[str, ...] = tuple(urls)
         self._health = [_Health() for _ in urls]
         self._next = 0
         self._lock = threading.Lock()
@@ -38,10 +38,10 @@ class Servers:
             turn = self._next
             chosen = min(
                 range(count),
-                key=lambda place: (
-                    now < self._health[place].rests_until,
-                    place in tried,
-                    (place - turn) % count,
+                key=lambda index: (
+                    now < self._health[index].rests_until,
+                    index in tried,
+                    (index - turn) % count,
                 ),
             )
             health = self._health[chosen]
@@ -52,19 +52,19 @@ class Servers:
 
     def has_other(self, now: float, tried: Collection[int]) -> bool:
         """Whether a server that is not resting has not been tried."""
-        return any(place not in tried and now >= health.rests_until for place, health in enumerate(self._health))
+        return any(index not in tried and now >= health.rests_until for index, health in enumerate(self._health))
 
-    def answered(self, place: int) -> None:
+    def answered(self, index: int) -> None:
         """Record that a server is there."""
-        health = self._health[place]
+        health = self._health[index]
         if health.failures:
             with self._lock:
                 health.failures, health.rests_until = 0, 0.0
 
-    def unreachable(self, place: int, now: float) -> None:
+    def unreachable(self, index: int, now: float) -> None:
         """Record that a server is not there: it rests."""
         with self._lock:
-            health = self._health[place]
+            health = self._health[index]
             if now >= health.rests_until:  # requests that fail together count as one failure
                 _rest(health, now)
 

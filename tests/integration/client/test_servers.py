@@ -101,7 +101,7 @@ def small_queue_server(demo_artefacts, tmp_path_factory):
 
 async def test_a_full_queue_is_told_apart_from_a_dead_server(small_queue_server):
     texts = ["word " * 3000] * 64  # tokenizing these takes the tokenizer long enough for a queue to build up
-    async with tr.AsyncRerankClient(small_queue_server.grpc_url, max_retries=0, request_size=64) as client:
+    async with tr.AsyncRerankClient(small_queue_server.grpc_url, max_retries=0, pairs_per_request=64) as client:
         await client.rerank("q", ["a"])
         calls = (client.rerank("q", texts, max_length=16) for _ in range(24))
         outcomes = await asyncio.gather(*calls, return_exceptions=True)

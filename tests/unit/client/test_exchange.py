@@ -31,11 +31,11 @@ def exchange(count=1, *, servers=1, timeout=None, max_retries=2, budget=None, be
 def test_a_call_opens_with_its_last_request_and_sends_the_others_when_it_is_answered():
     course = exchange(3, begun=False)
     (opening,) = course.due(0.0)
-    assert (opening.place, opening.begun) == (2, False)
+    assert (opening.index, opening.begun) == (2, False)
     assert course.due(0.0) == []
     assert course.wait_s(0.0) is None
     course.answered(opening)
-    assert [(attempt.place, attempt.begun) for attempt in course.due(1.0)] == [(0, True), (1, True)]
+    assert [(attempt.index, attempt.begun) for attempt in course.due(1.0)] == [(0, True), (1, True)]
 
 
 def test_an_opening_that_is_refused_is_tried_again_alone():
@@ -51,7 +51,7 @@ def test_an_opening_that_is_refused_is_tried_again_alone():
 def test_requests_of_a_begun_call_are_due_at_once_and_waited_for_without_end():
     course = exchange(3)
     attempts = course.due(0.0)
-    assert sorted(attempt.place for attempt in attempts) == [0, 1, 2]
+    assert sorted(attempt.index for attempt in attempts) == [0, 1, 2]
     assert course.due(0.0) == []
     assert course.wait_s(0.0) is None
     for attempt in attempts:

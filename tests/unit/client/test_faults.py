@@ -324,7 +324,7 @@ def test_large_messages_pass_both_ways(client):
         ({"timeout": 0}, "timeout is 0"),
         ({"timeout": "1"}, "timeout is not a number"),
         ({"max_retries": -1}, "max_retries is -1"),
-        ({"request_size": 0}, "request_size is 0"),
+        ({"pairs_per_request": 0}, "pairs_per_request is 0"),
         ({"compression": "zstd"}, "compression is 'zstd'"),
         ({"tls": "yes"}, "tls is str"),
         ({"tls": tr.TLS("/nowhere/ca.pem")}, "tls.root_certificates: No such file"),
