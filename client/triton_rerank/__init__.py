@@ -10,6 +10,7 @@ with RerankClient("localhost:8001") as client:
 from triton_rerank.async_client import AsyncRerankClient
 from triton_rerank.client import RerankClient
 from triton_rerank.errors import (
+    ClientStateError,
     InferenceError,
     InvalidRequestError,
     ModelNotFoundError,
@@ -42,6 +43,7 @@ __all__ = [
     "AsyncRerankClient",
     "CallOptions",
     "Chunk",
+    "ClientStateError",
     "Document",
     "DocumentLike",
     "InferenceError",

@@ -1,22 +1,37 @@
-"""What both clients share: configuration, planning, the record of a call. No I/O."""
+"""What both clients share: configuration, decisions, the record of a call. No I/O."""
 
 from __future__ import annotations
 
 import logging
+import math
+import os
 import threading
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from triton_rerank.errors import InvalidRequestError, RerankError, UnexpectedResponseError
-from triton_rerank.ranking.batching import Limits, Part, Scores, encode_cell
+from triton_rerank.errors import (
+    ClientStateError,
+    InvalidRequestError,
+    ModelNotFoundError,
+    RerankError,
+    UnexpectedResponseError,
+)
+from triton_rerank.ranking.batching import Limits, Part, Scores
 from triton_rerank.ranking.relevance import Relevance
 from triton_rerank.ranking.rerank import RerankJob, RerankOptions
 from triton_rerank.ranking.score import ScoreJob
 from triton_rerank.ranking.validation import check_int, check_timeout, kind_of
-from triton_rerank.transport.connection import TLS, MetadataSource, check_metadata, check_urls
+from triton_rerank.transport.connection import (
+    TLS,
+    MetadataSource,
+    check_metadata,
+    check_urls,
+    sends_token_in_plain_text,
+)
 from triton_rerank.transport.exchange import Attempt, Exchange
 from triton_rerank.transport.responses import model_info, read_json, read_scores
 from triton_rerank.transport.retry import Deadline, RetryBudget
@@ -33,8 +48,26 @@ logger: logging.Logger = logging.getLogger("triton_rerank")
 READY_PAIR = ("ready", "ready")
 
 
+_CONFIG_AGE_S = 2.0
+"""How long a configuration of the model is used before the client asks again: less than a restart of Triton takes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Questions:
+    """The requests of one exchange, each built when it is sent, so that messages are held only while in flight."""
+
+    count: int
+    build: Callable[[int], Request]
+    about_model: bool = False
+    """Whether they concern the model's configuration: they do not count as requests of the call."""
+
+
+def _make(client_class: type[BaseClient], settings: dict[str, Any]) -> BaseClient:
+    return client_class(**settings)
+
+
 class Job(Protocol):
-    """What a call computes: rounds of rows, until there are none."""
+    """The computation of a call: rounds of rows, until there are none."""
 
     @property
     def parameters(self) -> Mapping[str, int]:
@@ -46,42 +79,53 @@ class Job(Protocol):
         ...
 
     def take(self, part: Part, scores: Scores) -> None:
-        """Take over the scores of one request."""
+        """Store the scores of one request."""
         ...
 
 
 class Call:
     """One public call while it runs: its deadline, and where its time goes."""
 
-    def __init__(self, name: str, timeout: float | None, metadata: tuple[tuple[str, str], ...]) -> None:
+    def __init__(self, name: str, timeout: float | None, metadata: tuple[tuple[str, str | bytes], ...]) -> None:
         self.name = name
         self.started: float = time.monotonic()
         self.deadline: Deadline = Deadline.after(timeout, self.started)
         self.metadata = metadata
         self.server_s: float = 0.0
+        self.backoff_s: float = 0.0
         self.num_requests = 0
         self.num_sent = 0
         self.begun = False
-        """Whether a server has computed something of it."""
+        """Whether a server has computed something for it."""
+        self.refreshed = False
+        """Whether it asked for the model's configuration again, after a refusal."""
+
+    def waited(self, seconds: float, *, in_flight: bool) -> None:
+        """Add time spent waiting: for a server if requests are in flight, else before a retry."""
+        if in_flight:
+            self.server_s += seconds
+        else:
+            self.backoff_s += seconds
 
     def timing(self) -> Timing:
         """The account so far."""
         total_s = time.monotonic() - self.started
         return Timing(
-            total_s,
-            self.server_s,
-            total_s - self.server_s,
-            self.num_requests,
-            self.num_sent - self.num_requests,
+            total_s=total_s,
+            server_s=self.server_s,
+            client_s=total_s - self.server_s - self.backoff_s,
+            num_requests=self.num_requests,
+            num_retries=self.num_sent - self.num_requests,
+            backoff_s=self.backoff_s,
         )
 
 
 class BaseClient:
-    """Configuration and everything that decides; the clients add the talking."""
+    """Configuration and decisions; `RerankClient` and `AsyncRerankClient` add the I/O."""
 
     def __init__(
         self,
-        url: str | Sequence[str] = "localhost:8001",
+        url: str | Sequence[str] | None = None,
         model: str = "reranker",
         *,
         timeout: float | None = 60.0,
@@ -102,35 +146,82 @@ class BaseClient:
         if not isinstance(tls, (TLS, bool)):
             raise InvalidRequestError(f"tls is {kind_of(tls)}; pass True, False or TLS(...)")
         self.model = model
-        self._servers = Servers(check_urls(url))
+        self._urls = check_urls(url)
         self._timeout = check_timeout(timeout)
         self._max_retries = check_int(max_retries, "max_retries", at_least=0, remedy="pass 0 or more")
         self._pairs_per_request = check_int(pairs_per_request, "pairs_per_request", at_least=1, remedy="pass 1 or more")
         self._tls = (TLS() if tls else None) if isinstance(tls, bool) else tls
         if self._tls is not None:
-            self._tls.read()  # a wrong path is told here, not at the first call
+            self._tls.read()  # a wrong path is an error now, not at the first call
         self._metadata = metadata if callable(metadata) else check_metadata(metadata or {})
+        self._warned = False
+        if not callable(self._metadata):
+            self._warn_of_plain_text(self._metadata)
         self._compression = compression
-        self._budget = RetryBudget()
-        self._config: Message = None
-        self._info: ModelInfo | None = None
-        self._lock = threading.Lock()
         self._closed = False
         self._tracer = Tracer()
+        self._start_afresh()
         from triton_rerank.transport import messages  # here, since gRPC takes longer to load than the rest
 
         self._messages = messages
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}(url={list(self._servers.urls)}, model={self.model!r})"
+        return f"{type(self).__name__}(url={list(self._urls)}, model={self.model!r})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copies and pickles hold the settings; each opens connections of its own."""
+        settings = {
+            "url": list(self._urls),
+            "model": self.model,
+            "timeout": self._timeout,
+            "max_retries": self._max_retries,
+            "pairs_per_request": self._pairs_per_request,
+            "tls": self._tls or False,
+            "metadata": self._metadata if callable(self._metadata) else dict(self._metadata),
+            "compression": self._compression,
+        }
+        return _make, (type(self), settings)
+
+    def _start_afresh(self) -> None:
+        """The state of a client that has not made a call in this process."""
+        self._pid = os.getpid()
+        self._lock = threading.Lock()
+        self._servers = Servers(self._urls)
+        self._budget = RetryBudget()
+        self._config: Message = None
+        self._config_at = -math.inf
+        self._info: ModelInfo | None = None
+        self._info_at = -math.inf
+
+    def _check_process(self) -> None:
+        """In a forked child, forget the parent's connections: gRPC's threads do not survive a fork."""
+        if self._pid != os.getpid():
+            self._disinherit()
+            self._start_afresh()
+
+    def _disinherit(self) -> None:
+        """Put the parent's connections aside without closing them."""
+
+    def _warn_of_plain_text(self, metadata: tuple[tuple[str, str | bytes], ...]) -> None:
+        if not self._warned and sends_token_in_plain_text(self._urls, self._tls, metadata):
+            self._warned = True
+            warnings.warn(
+                "the metadata holds credentials, and the connection is not encrypted; pass tls",
+                UserWarning,
+                stacklevel=4,
+            )
 
     @contextmanager
     def _call(self, name: str, timeout: float | None) -> Iterator[Call]:
         """The frame of a public call: its span, its log line."""
         if self._closed:
-            raise RuntimeError("the client is closed")
+            raise ClientStateError("the client is closed")
+        self._check_process()
         seconds = self._timeout if timeout is None else check_timeout(timeout)
-        pairs = check_metadata(self._metadata()) if callable(self._metadata) else self._metadata
+        pairs = self._metadata
+        if callable(pairs):
+            pairs = check_metadata(pairs())
+            self._warn_of_plain_text(pairs)
         with self._tracer.span(f"triton_rerank.{name}", {"triton_rerank.model": self.model}) as span:
             call = Call(name, seconds, (*pairs, *self._tracer.headers()))
             try:
@@ -157,37 +248,85 @@ class BaseClient:
                 timing.num_retries,
             )
 
-    def _exchange(self, requests: Sequence[Request], call: Call) -> Exchange:
-        call.num_requests += len(requests)
+    def _exchange(self, questions: Questions, call: Call) -> Exchange:
         return Exchange(
-            len(requests),
+            questions.count,
             servers=self._servers,
             deadline=call.deadline,
             budget=self._budget,
-            max_retries=self._max_retries,
-            now=time.monotonic(),
-            begun=call.begun,
+            max_retries=0 if call.name == "is_ready" else self._max_retries,
+            begun=call.begun or questions.about_model,
+            quick=questions.about_model,
         )
 
-    def _arguments(self, request: Request, call: Call, *, begun: bool) -> dict[str, Any]:
-        """What a procedure is called with; time left is told to gRPC and to Triton, whose turn it is to Triton."""
-        remaining_s = call.deadline.remaining(time.monotonic())
-        self._messages.set_timeout(request, remaining_s)
-        self._messages.set_priority(request, begun=begun)
-        return {"request": request.message, "timeout": remaining_s, "metadata": call.metadata}
+    def _account(self, exchange: Exchange, questions: Questions, call: Call) -> None:
+        """Close the books of an exchange."""
+        exchange.abandon()
+        if not questions.about_model:
+            call.num_sent += exchange.num_sent
+            call.num_requests += questions.count
+
+    def _arguments(self, request: Request, call: Call, attempt: Attempt) -> dict[str, Any]:
+        """RPC arguments; the remaining time of the attempt goes to both gRPC and Triton."""
+        seconds = call.deadline.remaining(time.monotonic()) if attempt.limit_s is None else attempt.limit_s
+        self._messages.set_timeout(request, seconds)
+        self._messages.set_priority(request, begun=attempt.begun)
+        return {"request": request.message, "timeout": seconds, "metadata": call.metadata}
 
     def _rerank_job(self, query: str, documents: Iterable[DocumentT], options: CallOptions) -> RerankJob[DocumentT]:
         return RerankJob(query, documents, RerankOptions.check(options))
 
-    def _requests(self, job: Job, parts: Sequence[Part]) -> list[Request]:
+    def _questions(self, job: Job, parts: Sequence[Part]) -> Questions:
         if logger.isEnabledFor(logging.DEBUG):
-            shown = [f"{len(part.rows)} rows of {len(part.documents)} bytes" for part in parts[:4]]
+            shown = [f"{len(part.rows)} rows of {sum(map(len, part.document_texts))} bytes" for part in parts[:4]]
             more = ", ..." if len(parts) > 4 else ""
             logger.debug("cut into %d requests: %s%s", len(parts), ", ".join(shown), more)
-        return [self._messages.infer_request(self.model, part, job.parameters) for part in parts]
+        return Questions(
+            len(parts), lambda index: self._messages.infer_request(self.model, parts[index], job.parameters)
+        )
+
+    def _config_is_stale(self) -> bool:
+        """Whether the model's configuration should be asked for; the caller then does so.
+
+        A redeploy may change it. A restart takes longer than `_CONFIG_AGE_S`, so after a reconnect the
+        configuration is always asked for again, also if no call noticed the restart.
+        """
+        now = time.monotonic()
+        with self._lock:
+            fresh = now - self._config_at < _CONFIG_AGE_S and self._servers.failed_at < self._config_at
+            if self._config is not None and fresh:
+                return False
+            if self._servers.failed_at >= self._config_at:
+                self._info = None
+            self._config_at = now  # other threads go on with what is known
+            return True
+
+    def _adopt(self, config: Message) -> None:
+        """Take over a configuration of the model."""
+        outputs = {output.name for output in config.output}
+        if outputs and not outputs.issuperset(self._messages.OUTPUTS):
+            raise InvalidRequestError(
+                f"model {self.model!r} is not a reranker: its outputs are {', '.join(sorted(outputs))}; "
+                "pass the name of an ensemble, such as reranker"
+            )
+        if self._config is not None and config != self._config:
+            self._info = None
+        self._config = config
+
+    def _may_be_stale(self, error: InvalidRequestError, call: Call) -> bool:
+        """Whether a refusal may come from a configuration that the server no longer has: then it is asked for again."""
+        if call.refreshed or "batch-size must be <=" not in str(error):
+            return False
+        call.refreshed = True
+        self._config_at = -math.inf
+        return True
+
+    def _cut_again(self, parts: Iterable[Part]) -> list[Part]:
+        rows = self._limits().rows
+        return [smaller for part in parts for smaller in part.split(rows)]
 
     def _check_priority(self, job: Job) -> None:
-        """Refuse a priority that the server does not have: Triton would take its default instead, in silence."""
+        """Refuse a priority that the server does not have: Triton would silently use its default instead."""
         if (priority := job.parameters.get("priority")) is None:
             return
         levels = self._known_info().priority_levels
@@ -197,7 +336,7 @@ class BaseClient:
             raise InvalidRequestError(f"priority is {priority}; pass 1 (first) to {levels}, or None")
 
     def _failed(self, exchange: Exchange, attempt: Attempt, error: Rpc) -> None:
-        """Plan what follows a failed attempt, or raise what it means for the call."""
+        """Plan what follows a failed attempt, or raise the error of the call."""
         meaning = self._messages.error_from_rpc(error, self._servers.urls[attempt.server])
         try:
             exchange.failed(attempt, meaning, time.monotonic())
@@ -211,7 +350,7 @@ class BaseClient:
             raise UnexpectedResponseError(f"{self._servers.urls[attempt.server]}: {error}") from None
 
     def _limits(self) -> Limits:
-        """Limits from what the server has told so far."""
+        """Limits, as far as the server has reported them."""
         rows = min(self._pairs_per_request, max(1, self._config.max_batch_size))
         if self._info is None or self._info.default_max_length is None:
             return Limits(rows)
@@ -222,18 +361,31 @@ class BaseClient:
         return RerankResponse(results, self.model, usage, call.timing())
 
     def _info_request(self, tokenizer: str) -> Request:
-        query, document = (encode_cell(text.encode()) for text in READY_PAIR)
-        return self._messages.info_request(tokenizer, Part((0,), query, document))
+        query, document = (text.encode() for text in READY_PAIR)
+        return self._messages.info_request(tokenizer, Part((0,), query, [document]))
+
+    def _unknown_model(self, error: ModelNotFoundError, index: Message) -> ModelNotFoundError:
+        """`error` with the names of the models that are there."""
+        if index is None:
+            return error
+        names = ", ".join(sorted({model.name for model in index.models})) or "none"
+        return ModelNotFoundError(f"{error}; the server has: {names}")
 
     def _known_info(self) -> ModelInfo:
         if self._info is None:
-            raise RuntimeError("model_info was read before it was asked for")
+            raise RuntimeError("model_info was read before the server was asked for it")
         return self._info
 
-    def _model_info(self, about: Message, configs: Sequence[Message]) -> ModelInfo:
+    def _forget_old_info(self) -> None:
+        if time.monotonic() - self._info_at > _CONFIG_AGE_S:
+            self._info = None
+
+    def _describe(self, about: Message, configs: Sequence[Message]) -> None:
+        """Take over the server's description of the model."""
         said = read_json(about, "model_info")
         scale = Relevance.of(self._config).logit_scale
-        return model_info(self.model, said, self._config.max_batch_size, configs, scale)
+        self._info = model_info(self.model, said, self._config.max_batch_size, configs, scale)
+        self._info_at = time.monotonic()
 
     def _scores_of(self, job: ScoreJob, normalize: bool) -> list[float]:
         """Relevance scores or raw logits of pairs, in their order."""

@@ -130,6 +130,8 @@ class Timing:
     """Inference requests; questions about the model's configuration do not count."""
     num_retries: int
     """Requests that were sent again, to the same or another server."""
+    backoff_s: float = 0.0
+    """Waiting before a retry with no request in flight."""
 
 
 @dataclass(frozen=True, slots=True)

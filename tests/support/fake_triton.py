@@ -90,6 +90,7 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
         self.max_batch_size = max_batch_size
         self.max_tokens = max_tokens
         self.priority_levels = 6
+        self.logit_scale: str | None = None
         self._lock = threading.Lock()
         sizes = [
             ("grpc.max_send_message_length", -1),
@@ -125,6 +126,8 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
         if request.name == "reranker":
             for name in ("tokenizer", "cross_encoder"):
                 config.ensemble_scheduling.step.add(model_name=name)
+            if self.logit_scale is not None:
+                config.parameters["logit_scale"].string_value = self.logit_scale
         elif request.name == "tokenizer":
             config.dynamic_batching.SetInParent()
         elif request.name == "cross_encoder":
@@ -134,6 +137,11 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
         else:
             context.abort(grpc.StatusCode.NOT_FOUND, f"Request for unknown model: '{request.name}' is not found")
         return service_pb2.ModelConfigResponse(config=config)
+
+    def RepositoryIndex(self, request, context):  # noqa: N802
+        names = ("reranker", "tokenizer", "cross_encoder")
+        models = [service_pb2.RepositoryIndexResponse.ModelIndex(name=name, state="READY") for name in names]
+        return service_pb2.RepositoryIndexResponse(models=models)
 
     def ModelInfer(self, request, context):  # noqa: N802
         with self._lock:

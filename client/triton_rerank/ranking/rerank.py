@@ -1,4 +1,4 @@
-"""What `rerank` computes, apart from talking: rows out, scores in, the ordered results at the end."""
+"""The computation of `rerank` without I/O: rows out, scores in, the ordered results at the end."""
 
 from __future__ import annotations
 
@@ -125,10 +125,10 @@ class RerankJob(Generic[DocumentT]):
         return needs_length or self._options.priority is not None
 
     def next_round(self, limits: Limits) -> list[Part]:
-        """The rows to score next; nothing when all is done.
+        """The rows to score next; an empty list when all are scored.
 
-        Truncating takes one round. Parts take more where the server says that one was still truncated: it is
-        cut again, so that in the end no token of a document went unread.
+        Truncating takes one round. Parts take more if the server reports that one was still truncated: it is
+        split again, so that in the end no token of a document went unread.
         """
         if not self._started:
             self._started = True
@@ -144,7 +144,7 @@ class RerankJob(Generic[DocumentT]):
         return cut_rows(self._query, [self._bytes_of(piece) for piece in self._new], limits.rows)
 
     def take(self, part: Part, scores: Scores) -> None:
-        """Put a part's answer into its places."""
+        """Store a part's answer at the indices of its rows."""
         new = self._new
         for row, logit, num_tokens, truncated in zip(
             part.rows, scores.logits, scores.num_tokens, scores.truncated, strict=True

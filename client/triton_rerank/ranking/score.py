@@ -1,9 +1,9 @@
-"""What `score` computes, apart from talking: pairs out, logits in."""
+"""The computation of `score` without I/O: pairs out, logits in."""
 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from triton_rerank.errors import InvalidRequestError
@@ -44,9 +44,11 @@ class ScoreJob:
             self.logits[row] = logit
 
 
-def _check_pair(pair: object, index: int) -> tuple[bytes, bytes]:
+def _check_pair(pair: Any, index: int) -> tuple[bytes, bytes]:  # noqa: ANN401  # it is what is checked
     name = f"pairs[{index}]"
-    if not isinstance(pair, Sequence) or isinstance(pair, (str, bytes)) or len(pair) != 2:
+    # numpy's rows are no Sequence.
+    is_row = isinstance(pair, Collection) and hasattr(pair, "__getitem__")
+    if not is_row or isinstance(pair, (str, bytes, Mapping)) or len(pair) != 2:
         raise InvalidRequestError(f"{name} is not a pair (got {kind_of(pair)}); pass (query, document)")
     query, document = pair
     check_query(query, f"{name}[0]")
