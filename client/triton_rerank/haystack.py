@@ -61,7 +61,7 @@ class TritonRanker:
         timeout: Seconds for a whole call, retries included; None for no end.
         max_retries: How often a request may be sent again to a server that is overloaded or gone.
         request_size: Pairs in one request at most.
-        tls: True for the system's roots, or a `TLS`. Serialized are paths alone, never PEM given as bytes.
+        tls: True for gRPC's bundled roots, or a `TLS`. Serialized are paths alone, never PEM given as bytes.
         metadata: gRPC metadata as secrets: {"authorization": Secret.from_env_var("RERANK_AUTHORIZATION")}.
             Haystack serializes the variable's name, and refuses to serialize Secret.from_token.
         compression: How messages to the server are packed: "gzip", "deflate", or not.

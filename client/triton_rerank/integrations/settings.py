@@ -46,7 +46,7 @@ class RerankSettings(BaseModel):
     request_size: int = Field(default=32, ge=1)
     """Pairs in one request at most."""
     tls: bool | TLS = False
-    """True for the system's roots, or a `TLS`. Serialized are paths alone, never PEM given as bytes."""
+    """True for gRPC's bundled roots, or a `TLS`. Serialized are paths alone, never PEM given as bytes."""
     metadata: dict[str, SecretStr] | Callable[[], Mapping[str, str]] | None = Field(default=None, exclude=True)
     """gRPC metadata such as {"authorization": "Bearer ..."}, or a function that returns it. It is left out of
     dictionaries and JSON: give it again to a component that was loaded."""
