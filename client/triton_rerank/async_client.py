@@ -11,7 +11,7 @@ from contextlib import aclosing, suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, overload
 
-from triton_rerank.base import READY_PAIR, BaseClient, Call, Job, Questions, logger
+from triton_rerank.base import READY_PAIR, BaseClient, logger
 from triton_rerank.errors import (
     ClientStateError,
     InvalidRequestError,
@@ -19,9 +19,12 @@ from triton_rerank.errors import (
     RequestCancelledError,
     RerankError,
 )
+from triton_rerank.ranking.job import Job
 from triton_rerank.ranking.score import ScoreJob
 from triton_rerank.ranking.validation import check_int, check_searches, name_search
+from triton_rerank.transport.call import Call, Questions
 from triton_rerank.transport.exchange import Attempt
+from triton_rerank.transport.model import name_models
 from triton_rerank.transport.untyped import Channel, Message, Rpc, Stub
 from triton_rerank.types import CallOptions, DocumentT, ModelInfo, RerankResponse
 
@@ -144,9 +147,9 @@ class AsyncRerankClient(BaseClient):
     async def model_info(self, *, timeout: float | None = None) -> ModelInfo:
         """The server's description of the model: see `RerankClient.model_info`."""
         with self._call("model_info", timeout) as call:
-            self._forget_old_info()
+            self._served.outdate()
             await self._learn(call, info=True)
-            return self._known_info()
+            return self._served.info
 
     async def is_ready(self, *, timeout: float | None = None) -> bool:
         """Whether a real pair is scored: see `RerankClient.is_ready`."""
@@ -178,8 +181,8 @@ class AsyncRerankClient(BaseClient):
 
     async def _run(self, job: Job, call: Call) -> None:
         """Send a job's rounds until it has no more rows to score."""
-        self._check_priority(job)
-        while parts := job.next_round(self._limits()):
+        self._served.check_priority(job.parameters.get("priority"))
+        while parts := job.next_round(self._served.limits(self._pairs_per_request)):
             while parts:
                 left = dict(enumerate(parts))
                 try:
@@ -189,28 +192,29 @@ class AsyncRerankClient(BaseClient):
                             job.take(part, self._scores(response, part, attempt))
                             call.begun = True
                 except InvalidRequestError as error:
-                    if not self._may_be_stale(error, call):
+                    if call.refreshed or not self._served.refused(error):
                         raise
+                    call.refreshed = True
                     await self._learn(call)
                 parts = self._cut_again(left.values())
 
     async def _learn(self, call: Call, *, info: bool = False) -> None:
         """Ask the server for the model's configuration, and for its description if that is needed."""
-        if self._config_is_stale():
+        if self._served.must_ask(self._servers.failed_at):
             try:
-                self._adopt((await self._ask_one(self._messages.config_request(self.model), call)).config)
+                self._served.adopt((await self._ask_one(self._messages.config_request(self.model), call)).config)
             except ModelNotFoundError as error:
                 index = None
                 with suppress(RerankError):  # the list of models may be closed to callers
                     index = await self._ask_one(self._messages.index_request(), call)
-                raise self._unknown_model(error, index) from error.__cause__
-        if info and self._info is None:
-            steps = self._messages.steps_of(self._config)
+                raise name_models(error, index) from error.__cause__
+        if info and self._served.must_describe:
+            steps = self._messages.steps_of(self._served.config)
             configs = [(await self._ask_one(self._messages.config_request(step), call)).config for step in steps]
             if encoder := self._messages.encoder_of(configs[-1]):
                 configs.append((await self._ask_one(self._messages.config_request(encoder), call)).config)
             about = await self._ask_one(self._info_request(steps[0]), call)
-            self._describe(about, configs)
+            self._served.describe(about, configs)
 
     async def _ask_one(self, request: Request, call: Call) -> Message:
         questions = Questions(1, lambda _: request, about_model=True)

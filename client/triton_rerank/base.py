@@ -3,28 +3,27 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal
 
 from triton_rerank.errors import (
     ClientStateError,
     InvalidRequestError,
-    ModelNotFoundError,
     RerankError,
     UnexpectedResponseError,
 )
-from triton_rerank.ranking.batching import Limits, Part, Scores
+from triton_rerank.ranking.batching import Part, Scores
+from triton_rerank.ranking.job import Job
 from triton_rerank.ranking.relevance import Relevance
 from triton_rerank.ranking.rerank import RerankJob, RerankOptions
 from triton_rerank.ranking.score import ScoreJob
 from triton_rerank.ranking.validation import check_int, check_timeout, kind_of
+from triton_rerank.transport.call import Call, Questions
 from triton_rerank.transport.connection import (
     TLS,
     MetadataSource,
@@ -33,12 +32,13 @@ from triton_rerank.transport.connection import (
     sends_token_in_plain_text,
 )
 from triton_rerank.transport.exchange import Attempt, Exchange
-from triton_rerank.transport.responses import model_info, read_json, read_scores
-from triton_rerank.transport.retry import Deadline, RetryBudget
+from triton_rerank.transport.model import ServedModel
+from triton_rerank.transport.responses import read_scores
+from triton_rerank.transport.retry import RetryBudget
 from triton_rerank.transport.servers import Servers
 from triton_rerank.transport.tracing import Tracer
 from triton_rerank.transport.untyped import Message, Rpc
-from triton_rerank.types import CallOptions, DocumentT, ModelInfo, RerankResponse, Timing
+from triton_rerank.types import CallOptions, DocumentT, RerankResponse
 
 if TYPE_CHECKING:
     from triton_rerank.transport.messages import Request
@@ -48,76 +48,8 @@ logger: logging.Logger = logging.getLogger("triton_rerank")
 READY_PAIR = ("ready", "ready")
 
 
-_CONFIG_AGE_S = 2.0
-"""How long a configuration of the model is used before the client asks again: less than a restart of Triton takes."""
-
-
-@dataclass(frozen=True, slots=True)
-class Questions:
-    """The requests of one exchange, each built when it is sent, so that messages are held only while in flight."""
-
-    count: int
-    build: Callable[[int], Request]
-    about_model: bool = False
-    """Whether they concern the model's configuration: they do not count as requests of the call."""
-
-
 def _make(client_class: type[BaseClient], settings: dict[str, Any]) -> BaseClient:
     return client_class(**settings)
-
-
-class Job(Protocol):
-    """The computation of a call: rounds of rows, until there are none."""
-
-    @property
-    def parameters(self) -> Mapping[str, int]:
-        """Request parameters of every request."""
-        ...
-
-    def next_round(self, limits: Limits) -> list[Part]:
-        """The requests to send next; none when the call is done."""
-        ...
-
-    def take(self, part: Part, scores: Scores) -> None:
-        """Store the scores of one request."""
-        ...
-
-
-class Call:
-    """One public call while it runs: its deadline, and where its time goes."""
-
-    def __init__(self, name: str, timeout: float | None, metadata: tuple[tuple[str, str | bytes], ...]) -> None:
-        self.name = name
-        self.started: float = time.monotonic()
-        self.deadline: Deadline = Deadline.after(timeout, self.started)
-        self.metadata = metadata
-        self.server_s: float = 0.0
-        self.backoff_s: float = 0.0
-        self.num_requests = 0
-        self.num_sent = 0
-        self.begun = False
-        """Whether a server has computed something for it."""
-        self.refreshed = False
-        """Whether it asked for the model's configuration again, after a refusal."""
-
-    def waited(self, seconds: float, *, in_flight: bool) -> None:
-        """Add time spent waiting: for a server if requests are in flight, else before a retry."""
-        if in_flight:
-            self.server_s += seconds
-        else:
-            self.backoff_s += seconds
-
-    def timing(self) -> Timing:
-        """The account so far."""
-        total_s = time.monotonic() - self.started
-        return Timing(
-            total_s=total_s,
-            server_s=self.server_s,
-            client_s=total_s - self.server_s - self.backoff_s,
-            num_requests=self.num_requests,
-            num_retries=self.num_sent - self.num_requests,
-            backoff_s=self.backoff_s,
-        )
 
 
 class BaseClient:
@@ -188,10 +120,7 @@ class BaseClient:
         self._lock = threading.Lock()
         self._servers = Servers(self._urls)
         self._budget = RetryBudget()
-        self._config: Message = None
-        self._config_at = -math.inf
-        self._info: ModelInfo | None = None
-        self._info_at = -math.inf
+        self._served = ServedModel(self.model)
 
     def _check_process(self) -> None:
         """In a forked child, forget the parent's connections: gRPC's threads do not survive a fork."""
@@ -285,55 +214,9 @@ class BaseClient:
             len(parts), lambda index: self._messages.infer_request(self.model, parts[index], job.parameters)
         )
 
-    def _config_is_stale(self) -> bool:
-        """Whether the model's configuration should be asked for; the caller then does so.
-
-        A redeploy may change it. A restart takes longer than `_CONFIG_AGE_S`, so after a reconnect the
-        configuration is always asked for again, also if no call noticed the restart.
-        """
-        now = time.monotonic()
-        with self._lock:
-            fresh = now - self._config_at < _CONFIG_AGE_S and self._servers.failed_at < self._config_at
-            if self._config is not None and fresh:
-                return False
-            if self._servers.failed_at >= self._config_at:
-                self._info = None
-            self._config_at = now  # other threads go on with what is known
-            return True
-
-    def _adopt(self, config: Message) -> None:
-        """Take over a configuration of the model."""
-        outputs = {output.name for output in config.output}
-        if outputs and not outputs.issuperset(self._messages.OUTPUTS):
-            raise InvalidRequestError(
-                f"model {self.model!r} is not a reranker: its outputs are {', '.join(sorted(outputs))}; "
-                "pass the name of an ensemble, such as reranker"
-            )
-        if self._config is not None and config != self._config:
-            self._info = None
-        self._config = config
-
-    def _may_be_stale(self, error: InvalidRequestError, call: Call) -> bool:
-        """Whether a refusal may come from a configuration that the server no longer has: then it is asked for again."""
-        if call.refreshed or "batch-size must be <=" not in str(error):
-            return False
-        call.refreshed = True
-        self._config_at = -math.inf
-        return True
-
     def _cut_again(self, parts: Iterable[Part]) -> list[Part]:
-        rows = self._limits().rows
+        rows = self._served.limits(self._pairs_per_request).rows
         return [smaller for part in parts for smaller in part.split(rows)]
-
-    def _check_priority(self, job: Job) -> None:
-        """Refuse a priority that the server does not have: Triton would silently use its default instead."""
-        if (priority := job.parameters.get("priority")) is None:
-            return
-        levels = self._known_info().priority_levels
-        if levels is None:
-            raise InvalidRequestError(f"priority is {priority}, but model {self.model!r} has no priorities; pass None")
-        if priority > levels:
-            raise InvalidRequestError(f"priority is {priority}; pass 1 (first) to {levels}, or None")
 
     def _failed(self, exchange: Exchange, attempt: Attempt, error: Rpc) -> None:
         """Plan what follows a failed attempt, or raise the error of the call."""
@@ -349,45 +232,19 @@ class BaseClient:
         except UnexpectedResponseError as error:
             raise UnexpectedResponseError(f"{self._servers.urls[attempt.server]}: {error}") from None
 
-    def _limits(self) -> Limits:
-        """Limits, as far as the server has reported them."""
-        rows = min(self._pairs_per_request, max(1, self._config.max_batch_size))
-        if self._info is None or self._info.default_max_length is None:
-            return Limits(rows)
-        return Limits(rows, self._info.default_max_length)
-
     def _response(self, job: RerankJob[DocumentT], call: Call) -> RerankResponse[DocumentT]:
-        results, usage = job.results(Relevance.of(self._config)), job.usage()
+        results, usage = job.results(Relevance.of(self._served.config)), job.usage()
         return RerankResponse(results, self.model, usage, call.timing())
 
     def _info_request(self, tokenizer: str) -> Request:
         query, document = (text.encode() for text in READY_PAIR)
         return self._messages.info_request(tokenizer, Part((0,), query, [document]))
 
-    def _unknown_model(self, error: ModelNotFoundError, index: Message) -> ModelNotFoundError:
-        """`error` with the names of the models that are there."""
-        if index is None:
-            return error
-        names = ", ".join(sorted({model.name for model in index.models})) or "none"
-        return ModelNotFoundError(f"{error}; the server has: {names}")
-
-    def _known_info(self) -> ModelInfo:
-        if self._info is None:
-            raise RuntimeError("model_info was read before the server was asked for it")
-        return self._info
-
-    def _forget_old_info(self) -> None:
-        if time.monotonic() - self._info_at > _CONFIG_AGE_S:
-            self._info = None
-
-    def _describe(self, about: Message, configs: Sequence[Message]) -> None:
-        """Take over the server's description of the model."""
-        said = read_json(about, "model_info")
-        scale = Relevance.of(self._config).logit_scale
-        self._info = model_info(self.model, said, self._config.max_batch_size, configs, scale)
-        self._info_at = time.monotonic()
-
     def _scores_of(self, job: ScoreJob, normalize: bool) -> list[float]:
         """Relevance scores or raw logits of pairs, in their order."""
-        relevance = Relevance.of(self._config)
+        relevance = Relevance.of(self._served.config)
         return [relevance(logit) for logit in job.logits] if normalize else list(job.logits)
+
+
+# Python names this function in its message about an unknown argument.
+BaseClient.__init__.__qualname__ = "RerankClient.__init__"
