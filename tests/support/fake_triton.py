@@ -90,6 +90,7 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
         self.max_batch_size = max_batch_size
         self.max_tokens = max_tokens
         self.priority_levels = 6
+        self.outputs: tuple[str, ...] = ()
         self.logit_scale: str | None = None
         self._lock = threading.Lock()
         sizes = [
@@ -126,6 +127,8 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
         if request.name == "reranker":
             for name in ("tokenizer", "cross_encoder"):
                 config.ensemble_scheduling.step.add(model_name=name)
+            for name in self.outputs:
+                config.output.add(name=name)
             if self.logit_scale is not None:
                 config.parameters["logit_scale"].string_value = self.logit_scale
         elif request.name == "tokenizer":

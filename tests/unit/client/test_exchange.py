@@ -1,3 +1,4 @@
+import time
 from itertools import pairwise
 
 import pytest
@@ -386,3 +387,17 @@ def test_a_long_call_does_not_fill_the_servers_queue_alone():
     assert course.due(0.0) == []
     course.answered(first[2])
     assert len(course.due(0.0)) == 1
+
+
+def test_scheduling_takes_time_in_proportion_to_the_number_of_requests():
+    def seconds(count):
+        started = time.process_time()
+        course = exchange(count)
+        while not course.finished:
+            course.wait_s(0.0)
+            for attempt in course.due(0.0):
+                course.answered(attempt)
+        return time.process_time() - started
+
+    # 16 times the requests: 256 times the steps if each step went over all that wait.
+    assert min(seconds(32_000) for _ in range(3)) < 64 * min(seconds(2_000) for _ in range(5))

@@ -12,10 +12,12 @@ from http.server import HTTPServer, SimpleHTTPRequestHandler
 import grpc
 import numpy as np
 import pytest
+import trustme
 
 import triton_rerank as tr
 from support.fake_triton import FakeTriton, hang, refuse
 from support.twins import TWINS
+from triton_rerank.transport import messages
 
 SECRET_KEY = "-----BEGIN PRIVATE KEY-----\nMIIEvQIBADANBgkqhkiG9w0BAQEFAASCBKcwggSj\n-----END PRIVATE KEY-----\n"
 FULL = refuse(grpc.StatusCode.UNAVAILABLE, "[request id: <id_unknown>] Exceeds maximum queue size")
@@ -630,3 +632,84 @@ def test_numpys_numbers_and_arrays_are_arguments(client):
         "q", ["1", "-9"], min_relevance_score=np.float32(0.5), top_n=np.int64(2), timeout=np.int32(9)
     )
     assert indices(response) == [0]
+
+
+def test_readiness_is_not_retried(client_class, server):
+    server.faults.extend([STOPPING] * 9)
+    with client_class(server.url) as client:
+        assert not client.is_ready()
+    assert len(server.requests) == 1
+
+
+def test_an_unknown_argument_names_the_client(client_class):
+    with pytest.raises(TypeError, match=r"^RerankClient.__init__\(\) got an unexpected keyword argument 'api_key'"):
+        client_class(api_key="x")
+
+
+def test_a_model_that_is_no_reranker_is_told(client_class, server):
+    server.outputs = ("logits",)
+    message = "model 'reranker' is not a reranker: its outputs are logits; pass the name of an ensemble"
+    with client_class(server.url) as client, pytest.raises(tr.InvalidRequestError, match=message):
+        client.rerank("q", ["1"])
+
+
+def test_messages_are_built_when_they_are_sent(client, server, monkeypatch):
+    built, behind = [], []
+
+    def build(*arguments):
+        built.append(None)
+        return original(*arguments)
+
+    original = messages.infer_request
+    monkeypatch.setattr(messages, "infer_request", build)
+    server.faults.extend([lambda request, context: behind.append(len(built) - len(behind))] * 1000)
+    assert len(client.score([("q", "1")] * 3200)) == 3200
+    assert len(built) == 100
+    assert max(behind) <= 2 * 16  # those in flight, and answers that the client has not read yet
+
+
+def test_the_time_of_a_call_is_the_servers_the_backoffs_or_the_clients(client, server):
+    server.faults.append(FULL)
+    timing = client.rerank("q", ["1"]).timing
+    assert timing.backoff_s > 0
+    assert timing.server_s + timing.backoff_s + timing.client_s == pytest.approx(timing.total_s)
+
+
+@pytest.fixture(scope="module")
+def authority():
+    return trustme.CA()
+
+
+@pytest.fixture
+def tls_server(authority):
+    own = authority.issue_cert("rerank.example.org")
+    pair = (own.private_key_pem.bytes(), own.cert_chain_pems[0].bytes())
+    with FakeTriton(credentials=grpc.ssl_server_credentials([pair])) as running:
+        yield running
+
+
+def test_the_name_in_a_certificate_may_differ_from_the_address(client_class, tls_server, authority):
+    roots = authority.cert_pem.bytes().decode()  # PEM text as str
+    with client_class(tls_server.url, tls=tr.TLS(roots, server_name="rerank.example.org")) as client:
+        assert len(client.rerank("q", ["1"])) == 1
+
+
+@pytest.mark.parametrize(
+    ("tls", "message"),
+    [
+        (False, "not plain-text gRPC; pass tls if the server has TLS on"),
+        (True, "certificate is not trusted; pass its authority as TLS"),
+        ("roots", r"certificate is for another name; pass that name as TLS\(server_name"),
+    ],
+)
+def test_a_mismatch_of_tls_is_told(client_class, tls_server, authority, tls, message):
+    tls = tr.TLS(authority.cert_pem.bytes()) if tls == "roots" else tls
+    client = client_class(tls_server.url, tls=tls, max_retries=0)
+    with client, pytest.raises(tr.ServerUnavailableError, match=message):
+        client.rerank("q", ["1"], timeout=10)
+
+
+def test_tls_to_a_server_without_it_is_told(client_class, server):
+    client = client_class(server.url, tls=True, max_retries=0)
+    with client, pytest.raises(tr.ServerUnavailableError, match="answers, but not with TLS"):
+        client.rerank("q", ["1"], timeout=10)
