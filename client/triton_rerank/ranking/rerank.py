@@ -86,7 +86,7 @@ class _Piece:
     num_tokens: int = 0
     truncated: bool = False
     replaced: bool = False
-    """Whether smaller parts stand in for it."""
+    """Whether smaller parts replace it."""
 
 
 class RerankJob(Generic[DocumentT]):

@@ -8,7 +8,7 @@ from support import ROOT
 
 HEADER = """
 from collections.abc import Mapping
-from triton_rerank import AsyncRerankClient, CallOptions, Document, DocumentLike, RerankClient, RerankResponse
+from triton_rerank import AsyncRerankClient, CallOptions, Document, RerankClient, RerankError, RerankResponse
 
 client = RerankClient()
 products: list[dict[str, str]] = []
@@ -27,6 +27,7 @@ def show(anything: RerankResponse) -> int:
     return len(anything)
 
 show(response)
+kept: list[RerankResponse[str] | RerankError] = client.rerank_many([("q", ["a"])], return_exceptions=True)
 
 async def awaited(twin: AsyncRerankClient) -> str:
     return (await twin.rerank("q", products, timeout=1))[0].document["sku"]
