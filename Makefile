@@ -37,7 +37,7 @@ lint: $(VENV)/.installed ## Check style (ruff), layers (import-linter) and types
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 	$(BIN)/mypy
-	$(BIN)/basedpyright --ignoreexternal --verifytypes triton_rerank
+	PATH="$(CURDIR)/$(BIN):$$PATH" basedpyright --ignoreexternal --verifytypes triton_rerank
 
 wheels: $(VENV)/.installed ## Build the wheels of both distributions in dist/
 	$(BIN)/pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist ./client ./build

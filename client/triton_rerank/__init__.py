@@ -10,6 +10,7 @@ with RerankClient("localhost:8001") as client:
 from triton_rerank.async_client import AsyncRerankClient
 from triton_rerank.client import RerankClient
 from triton_rerank.errors import (
+    ClientStateError,
     InferenceError,
     InvalidRequestError,
     ModelNotFoundError,
@@ -20,19 +21,35 @@ from triton_rerank.errors import (
     ServerUnavailableError,
     UnexpectedResponseError,
 )
-from triton_rerank.transport.connection import TLS
-from triton_rerank.types import Chunk, Document, DocumentLike, ModelInfo, RerankResponse, RerankResult, Timing, Usage
+from triton_rerank.transport.connection import TLS, MetadataSource
+from triton_rerank.types import (
+    CallOptions,
+    Chunk,
+    Document,
+    DocumentLike,
+    LongDocuments,
+    ModelInfo,
+    RerankResponse,
+    RerankResult,
+    TextFrom,
+    Timing,
+    Usage,
+)
 
 __version__ = "0.1.0"
 
 __all__ = [
     "TLS",
     "AsyncRerankClient",
+    "CallOptions",
     "Chunk",
+    "ClientStateError",
     "Document",
     "DocumentLike",
     "InferenceError",
     "InvalidRequestError",
+    "LongDocuments",
+    "MetadataSource",
     "ModelInfo",
     "ModelNotFoundError",
     "RequestCancelledError",
@@ -43,6 +60,7 @@ __all__ = [
     "RerankResult",
     "ServerOverloadedError",
     "ServerUnavailableError",
+    "TextFrom",
     "Timing",
     "UnexpectedResponseError",
     "Usage",

@@ -1,111 +1,121 @@
-"""The client for asyncio: what `BaseClient` decides, said over grpc.aio."""
+"""The client for asyncio: the I/O of `BaseClient` over grpc.aio."""
 
 from __future__ import annotations
 
 import asyncio
 import os
+import sys
 import time
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, overload
 
-from triton_rerank.base import BaseClient, Call, Job, ready_pair
-from triton_rerank.errors import RequestCancelledError, RerankError
+from triton_rerank.base import BaseClient, logger, ready_pair
+from triton_rerank.errors import (
+    ClientStateError,
+    InvalidRequestError,
+    ModelNotFoundError,
+    RequestCancelledError,
+    RerankError,
+)
+from triton_rerank.ranking.job import Job
 from triton_rerank.ranking.score import ScoreJob
-from triton_rerank.ranking.validation import check_int, check_many
+from triton_rerank.ranking.validation import check_int, check_searches, name_search
+from triton_rerank.transport.call import Call, Questions
 from triton_rerank.transport.exchange import Attempt
+from triton_rerank.transport.model import name_models
 from triton_rerank.transport.untyped import Channel, Message, Rpc, Stub
-from triton_rerank.types import DocumentLike, LongDocuments, ModelInfo, RerankResponse, TextFrom
+from triton_rerank.types import CallOptions, DocumentT, ModelInfo, RerankResponse
+
+if sys.version_info >= (3, 11):
+    from typing import Unpack
+elif TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 if TYPE_CHECKING:
     from triton_rerank.transport.messages import Request
 
 
+_opened_in: int | None = None
+"""The process that opened a channel: grpc.aio has one poller thread in a process, which a forked child lacks."""
+
+
 class AsyncRerankClient(BaseClient):
     """`RerankClient` for asyncio: the same arguments, methods and errors, awaited.
 
-    Use one in one event loop. Connections open with the first call, in the loop that runs then; when that
-    loop was closed, they open anew in the next. Cancelling a call cancels its requests on the server.
+    Use one in one event loop. Connections open with the first call, in the loop that runs then; after that
+    loop is closed, they open anew in the next. Cancelling a call cancels its requests on the server. gRPC for asyncio
+    does not work in a child that was forked after a call.
     """
 
     _stubs: list[Stub] | None = None
     _channels: tuple[Channel, ...] = ()
+    _inherited: tuple[Channel, ...] = ()
     _loop: asyncio.AbstractEventLoop | None = None
-    _pid = 0
 
     async def rerank(
         self,
         query: str,
-        documents: Iterable[DocumentLike],
-        *,
-        top_n: int | None = None,
-        max_length: int | None = None,
-        query_max_length: int | None = None,
-        min_relevance_score: float | None = None,
-        long_documents: LongDocuments = "truncate",
-        text_from: TextFrom | None = None,
-        priority: int | None = None,
-        timeout: float | None = None,
-    ) -> RerankResponse:
+        documents: Iterable[DocumentT],
+        **options: Unpack[CallOptions],
+    ) -> RerankResponse[DocumentT]:
         """Order `documents` by relevance to `query`: see `RerankClient.rerank`."""
-        with self._call("rerank", timeout) as call:
-            job = self._rerank_job(
-                query,
-                documents,
-                top_n=top_n,
-                max_length=max_length,
-                query_max_length=query_max_length,
-                min_relevance_score=min_relevance_score,
-                long_documents=long_documents,
-                text_from=text_from,
-                priority=priority,
-            )
+        with self._call("rerank", options.pop("timeout", None)) as call:
+            job = self._rerank_job(query, documents, options)
             if not job.empty:
                 await self._learn(call, info=job.needs_info)
                 await self._run(job, call)
             return self._response(job, call)
 
+    @overload
     async def rerank_many(
         self,
-        searches: Iterable[tuple[str, Iterable[DocumentLike]]],
+        searches: Iterable[tuple[str, Iterable[DocumentT]]],
         *,
-        top_n: int | None = None,
-        max_length: int | None = None,
-        query_max_length: int | None = None,
-        min_relevance_score: float | None = None,
-        long_documents: LongDocuments = "truncate",
-        text_from: TextFrom | None = None,
-        priority: int | None = None,
-        timeout: float | None = None,
         concurrency: int = 8,
         progress: Callable[[int, int], None] | None = None,
-    ) -> list[RerankResponse]:
+        return_exceptions: Literal[False] = False,
+        **options: Unpack[CallOptions],
+    ) -> list[RerankResponse[DocumentT]]: ...
+
+    @overload
+    async def rerank_many(
+        self,
+        searches: Iterable[tuple[str, Iterable[DocumentT]]],
+        *,
+        concurrency: int = 8,
+        progress: Callable[[int, int], None] | None = None,
+        return_exceptions: bool,
+        **options: Unpack[CallOptions],
+    ) -> list[RerankResponse[DocumentT] | RerankError]: ...
+
+    async def rerank_many(
+        self,
+        searches: Iterable[tuple[str, Iterable[DocumentT]]],
+        *,
+        concurrency: int = 8,
+        progress: Callable[[int, int], None] | None = None,
+        return_exceptions: bool = False,
+        **options: Unpack[CallOptions],
+    ) -> Sequence[RerankResponse[DocumentT] | RerankError]:
         """Rerank the documents of many queries, several at a time: see `RerankClient.rerank_many`."""
-        todo = check_many(searches, "searches", "(query, documents) pairs", limit=None)
+        todo = check_searches(searches)
         workers = check_int(concurrency, "concurrency", at_least=1, remedy="pass 1 or more")
-        responses: dict[int, RerankResponse] = {}
+        outcomes: dict[int, RerankResponse[DocumentT] | RerankError] = {}
         waiting = iter(enumerate(todo))
-        done = 0
 
         async def work() -> None:
-            nonlocal done
-            for place, (query, documents) in waiting:
-                responses[place] = await self.rerank(
-                    query,
-                    documents,
-                    top_n=top_n,
-                    max_length=max_length,
-                    query_max_length=query_max_length,
-                    min_relevance_score=min_relevance_score,
-                    long_documents=long_documents,
-                    text_from=text_from,
-                    priority=priority,
-                    timeout=timeout,
-                )
-                done += 1
+            for index, (query, documents) in waiting:
+                try:
+                    outcomes[index] = await self.rerank(query, documents, **options)
+                except RerankError as error:
+                    named = name_search(error, index)
+                    if not return_exceptions:
+                        raise named from error
+                    outcomes[index] = named
                 if progress is not None:
-                    progress(done, len(todo))
+                    progress(len(outcomes), len(todo))
 
         tasks = [asyncio.ensure_future(work()) for _ in range(min(workers, len(todo)))]
         try:
@@ -114,7 +124,7 @@ class AsyncRerankClient(BaseClient):
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-        return [responses[place] for place in range(len(todo))]
+        return [outcomes[index] for index in range(len(todo))]
 
     async def score(
         self,
@@ -135,21 +145,26 @@ class AsyncRerankClient(BaseClient):
             return self._scores_of(job, normalize)
 
     async def model_info(self, *, timeout: float | None = None) -> ModelInfo:
-        """What the server says of the model: see `RerankClient.model_info`."""
+        """The server's description of the model: see `RerankClient.model_info`."""
         with self._call("model_info", timeout) as call:
+            self._served.outdate()
             await self._learn(call, info=True)
-            return self._known_info()
+            return self._served.info
 
     async def is_ready(self, *, timeout: float | None = None) -> bool:
         """Whether a real pair is scored: see `RerankClient.is_ready`."""
-        try:
-            await self.score([ready_pair()], timeout=timeout)
-        except RerankError:
-            return False
-        return True
+        with self._call("is_ready", timeout) as call:
+            try:
+                job = ScoreJob([ready_pair()])
+                await self._learn(call)
+                await self._run(job, call)
+            except RerankError as error:
+                logger.debug("not ready: %s", error)
+                return False
+            return True
 
     async def close(self) -> None:
-        """Close the connections. Calls under way in other tasks end with RequestCancelledError."""
+        """Close the connections. Calls in flight in other tasks end with RequestCancelledError."""
         self._closed = True
         channels, self._channels, self._stubs = self._channels, (), None
         if self._loop is asyncio.get_running_loop():
@@ -166,40 +181,57 @@ class AsyncRerankClient(BaseClient):
 
     async def _run(self, job: Job, call: Call) -> None:
         """Send a job's rounds until it has no more rows to score."""
-        self._check_priority(job)
-        while parts := job.next_round(self._limits()):
-            async with aclosing(self._ask(self._requests(job, parts), call)) as answers:
-                async for attempt, response in answers:
-                    job.take(parts[attempt.place], self._scores(response, parts[attempt.place], attempt))
-                    call.begun = True
+        self._served.check_priority(job.parameters.get("priority"))
+        while parts := job.next_round(self._served.limits(self._pairs_per_request)):
+            while parts:
+                left = dict(enumerate(parts))
+                try:
+                    async with aclosing(self._ask(self._questions(job, parts), call)) as answers:
+                        async for attempt, response in answers:
+                            part = left.pop(attempt.index)
+                            job.take(part, self._scores(response, part, attempt))
+                            call.begun = True
+                except InvalidRequestError as error:
+                    if call.refreshed or not self._served.refused(error):
+                        raise
+                    call.refreshed = True
+                    await self._learn(call)
+                parts = self._cut_again(left.values())
 
     async def _learn(self, call: Call, *, info: bool = False) -> None:
-        """Ask the server, once in the client's life, for its limits."""
-        if self._config is None:
-            self._config = (await self._ask_one(self._messages.config_request(self.model), call)).config
-        if info and self._info is None:
-            steps = self._messages.steps_of(self._config)
+        """Ask the server for the model's configuration, and for its description if that is needed."""
+        if self._served.must_ask(self._servers.failed_at):
+            try:
+                self._served.adopt((await self._ask_one(self._messages.config_request(self.model), call)).config)
+            except ModelNotFoundError as error:
+                index = None
+                with suppress(RerankError):  # the list of models may be closed to callers
+                    index = await self._ask_one(self._messages.index_request(), call)
+                raise name_models(error, index) from error.__cause__
+        if info and self._served.must_describe:
+            steps = self._messages.steps_of(self._served.config)
             configs = [(await self._ask_one(self._messages.config_request(step), call)).config for step in steps]
             if encoder := self._messages.encoder_of(configs[-1]):
                 configs.append((await self._ask_one(self._messages.config_request(encoder), call)).config)
             about = await self._ask_one(self._info_request(steps[0]), call)
-            self._info = self._model_info(about, configs)
+            self._served.describe(about, configs)
 
     async def _ask_one(self, request: Request, call: Call) -> Message:
-        async with aclosing(self._ask([request], call)) as answers:
+        questions = Questions(1, lambda _: request, about_model=True)
+        async with aclosing(self._ask(questions, call)) as answers:
             _, response = await anext(answers)
             return response
 
-    async def _ask(self, requests: Sequence[Request], call: Call) -> AsyncGenerator[tuple[Attempt, Message], None]:
+    async def _ask(self, questions: Questions, call: Call) -> AsyncGenerator[tuple[Attempt, Message], None]:
         """Send requests together and yield each with its answer as it comes. The end cancels the rest."""
-        stubs = await self._open()
-        exchange = self._exchange(requests, call)
+        stubs = self._open()
+        exchange = self._exchange(questions, call)
         running: dict[Rpc, Attempt] = {}
         finished: asyncio.Queue[Rpc] = asyncio.Queue()
         try:
             while not exchange.finished:
                 for attempt in exchange.due(time.monotonic()):
-                    rpc = self._send(stubs[attempt.server], requests[attempt.place], call, attempt)
+                    rpc = self._send(stubs[attempt.server], questions.build(attempt.index), call, attempt)
                     running[rpc] = attempt
                     rpc.add_done_callback(finished.put_nowait)
                 waited_from = time.monotonic()
@@ -208,7 +240,7 @@ class AsyncRerankClient(BaseClient):
                 except asyncio.TimeoutError:
                     continue
                 finally:
-                    call.server_s += time.monotonic() - waited_from
+                    call.waited(time.monotonic() - waited_from, in_flight=bool(running))
                 attempt = running.pop(rpc)
                 try:
                     response = await rpc
@@ -219,31 +251,43 @@ class AsyncRerankClient(BaseClient):
                         raise
                     raise RequestCancelledError("the client was closed during the call") from error
                 else:
-                    exchange.answered(attempt)
+                    exchange.answered(attempt, time.monotonic())
                     yield attempt, response
         finally:
-            call.num_sent += exchange.num_sent
+            self._account(exchange, questions, call)
             for rpc in running:
                 rpc.cancel()
 
     def _send(self, stub: Stub, request: Request, call: Call, attempt: Attempt) -> Rpc:
-        return getattr(stub, request.method)(**self._arguments(request, call, begun=attempt.begun))
+        if self._closed:
+            raise RequestCancelledError("the client was closed during the call")
+        try:
+            return getattr(stub, request.method)(**self._arguments(request, call, attempt))
+        except self._messages.UsageError as error:
+            raise RequestCancelledError("the client was closed during the call") from error
 
-    async def _open(self) -> list[Stub]:
+    def _open(self) -> list[Stub]:
         """Channels to all servers, made once in this event loop."""
+        global _opened_in
         loop = asyncio.get_running_loop()
         if self._stubs is None or self._loop is not loop:
             if self._closed:
                 raise RequestCancelledError("the client was closed during the call")
+            if _opened_in not in (None, os.getpid()):
+                raise ClientStateError(
+                    "gRPC for asyncio does not survive a fork: start the process with spawn, or use RerankClient in it"
+                )
             if self._loop is not None and not self._loop.is_closed():
-                raise RuntimeError("the client belongs to another event loop that is still open; make one in each")
-            opened = [self._messages.async_stub(url, self._tls, self._compression) for url in self._servers.urls]
+                raise ClientStateError("the client belongs to another event loop that is still open; make one in each")
+            opened = [self._messages.async_stub(url, self._tls, self._compression) for url in self._urls]
             self._channels = tuple(channel for channel, _ in opened)
             self._stubs = [stub for _, stub in opened]
-            self._loop, self._pid = loop, os.getpid()
-        if self._pid != os.getpid():
-            raise RuntimeError("the client was used before this process was forked; make one in the child")
+            self._loop, _opened_in = loop, os.getpid()
         return self._stubs
+
+    def _disinherit(self) -> None:
+        self._inherited = (*self._inherited, *self._channels)
+        self._channels, self._stubs, self._loop = (), None, None
 
 
 async def _next(finished: asyncio.Queue[Rpc], wait_s: float | None) -> Rpc:

@@ -1,33 +1,49 @@
-"""What both clients share: configuration, planning, the record of a call. No I/O."""
+"""What both clients share: configuration, decisions, the record of a call. No I/O."""
 
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal
 
-from triton_rerank.errors import InvalidRequestError, RerankError, UnexpectedResponseError
-from triton_rerank.ranking.batching import Limits, Part, Scores, encode_cell
+from triton_rerank.errors import (
+    ClientStateError,
+    InvalidRequestError,
+    RerankError,
+    UnexpectedResponseError,
+)
+from triton_rerank.ranking.batching import Part, Scores
+from triton_rerank.ranking.job import Job
 from triton_rerank.ranking.relevance import Relevance
 from triton_rerank.ranking.rerank import RerankJob, RerankOptions
 from triton_rerank.ranking.score import ScoreJob
 from triton_rerank.ranking.validation import check_int, check_timeout, kind_of
-from triton_rerank.transport.connection import TLS, MetadataSource, check_metadata, check_urls
+from triton_rerank.transport.call import Call, Questions
+from triton_rerank.transport.connection import (
+    TLS,
+    MetadataSource,
+    check_metadata,
+    check_urls,
+    sends_token_in_plain_text,
+)
 from triton_rerank.transport.exchange import Attempt, Exchange
-from triton_rerank.transport.responses import model_info, read_json, read_scores
-from triton_rerank.transport.retry import Deadline, RetryBudget
+from triton_rerank.transport.model import ServedModel
+from triton_rerank.transport.responses import read_scores
+from triton_rerank.transport.retry import RetryBudget
 from triton_rerank.transport.servers import Servers
 from triton_rerank.transport.tracing import Tracer
 from triton_rerank.transport.untyped import Message, Rpc
-from triton_rerank.types import DocumentLike, LongDocuments, ModelInfo, RerankResponse, TextFrom, Timing
+from triton_rerank.types import CallOptions, DocumentT, RerankResponse
 
 if TYPE_CHECKING:
     from triton_rerank.transport.messages import Request
 
-logger = logging.getLogger("triton_rerank")
+logger: logging.Logger = logging.getLogger("triton_rerank")
 
 READY_PAIR = ("ready", "ready")
 
@@ -38,64 +54,29 @@ def ready_pair() -> tuple[str, str]:
     return f"ready {now}", f"{now} ready"
 
 
-class Job(Protocol):
-    """What a call computes: rounds of rows, until there are none."""
-
-    @property
-    def parameters(self) -> Mapping[str, int]:
-        """Request parameters of every request."""
-        ...
-
-    def next_round(self, limits: Limits) -> list[Part]:
-        """The requests to send next; none when the call is done."""
-        ...
-
-    def take(self, part: Part, scores: Scores) -> None:
-        """Take over the scores of one request."""
-        ...
-
-
-class Call:
-    """One public call while it runs: its deadline, and where its time goes."""
-
-    def __init__(self, name: str, timeout: float | None, metadata: tuple[tuple[str, str], ...]) -> None:
-        self.name = name
-        self.started = time.monotonic()
-        self.deadline = Deadline.after(timeout, self.started)
-        self.metadata = metadata
-        self.server_s = 0.0
-        self.num_requests = 0
-        self.num_sent = 0
-        self.begun = False
-        """Whether a server has computed something of it."""
-
-    def timing(self) -> Timing:
-        """The account so far."""
-        total_s = time.monotonic() - self.started
-        return Timing(
-            total_s,
-            self.server_s,
-            total_s - self.server_s,
-            self.num_requests,
-            self.num_sent - self.num_requests,
-        )
+def _make(client_class: type[BaseClient], settings: dict[str, Any]) -> BaseClient:
+    return client_class(**settings)
 
 
 class BaseClient:
-    """Configuration and everything that decides; the clients add the talking."""
+    """Configuration and decisions; `RerankClient` and `AsyncRerankClient` add the I/O."""
 
     def __init__(
         self,
-        url: str | Sequence[str] = "localhost:8001",
+        url: str | Sequence[str] | None = None,
         model: str = "reranker",
         *,
         timeout: float | None = 60.0,
         max_retries: int = 2,
-        request_size: int = 32,
+        pairs_per_request: int = 32,
         tls: TLS | bool = False,
         metadata: MetadataSource | None = None,
         compression: Literal["gzip", "deflate"] | None = None,
+        request_size: int | None = None,
     ) -> None:
+        if request_size is not None:
+            warnings.warn("request_size is now pairs_per_request", DeprecationWarning, stacklevel=2)
+            pairs_per_request = request_size
         if not isinstance(model, str) or not model:
             raise InvalidRequestError(f"model is not a name (got {kind_of(model)}); pass the Triton model's name")
         if compression not in (None, "gzip", "deflate"):
@@ -103,35 +84,79 @@ class BaseClient:
         if not isinstance(tls, (TLS, bool)):
             raise InvalidRequestError(f"tls is {kind_of(tls)}; pass True, False or TLS(...)")
         self.model = model
-        self._servers = Servers(check_urls(url))
+        self._urls = check_urls(url)
         self._timeout = check_timeout(timeout)
         self._max_retries = check_int(max_retries, "max_retries", at_least=0, remedy="pass 0 or more")
-        self._request_size = check_int(request_size, "request_size", at_least=1, remedy="pass 1 or more")
+        self._pairs_per_request = check_int(pairs_per_request, "pairs_per_request", at_least=1, remedy="pass 1 or more")
         self._tls = (TLS() if tls else None) if isinstance(tls, bool) else tls
         if self._tls is not None:
-            self._tls.read()  # a wrong path is told here, not at the first call
+            self._tls.read()  # a wrong path is an error now, not at the first call
         self._metadata = metadata if callable(metadata) else check_metadata(metadata or {})
+        self._warned = False
+        if not callable(self._metadata):
+            self._warn_of_plain_text(self._metadata)
         self._compression = compression
-        self._budget = RetryBudget()
-        self._config: Message = None
-        self._info: ModelInfo | None = None
-        self._lock = threading.Lock()
         self._closed = False
         self._tracer = Tracer()
+        self._start_afresh()
         from triton_rerank.transport import messages  # here, since gRPC takes longer to load than the rest
 
         self._messages = messages
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}(url={list(self._servers.urls)}, model={self.model!r})"
+        return f"{type(self).__name__}(url={list(self._urls)}, model={self.model!r})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copies and pickles hold the settings; each opens connections of its own."""
+        settings = {
+            "url": list(self._urls),
+            "model": self.model,
+            "timeout": self._timeout,
+            "max_retries": self._max_retries,
+            "pairs_per_request": self._pairs_per_request,
+            "tls": self._tls or False,
+            "metadata": self._metadata if callable(self._metadata) else dict(self._metadata),
+            "compression": self._compression,
+        }
+        return _make, (type(self), settings)
+
+    def _start_afresh(self) -> None:
+        """The state of a client that has not made a call in this process."""
+        self._pid = os.getpid()
+        self._lock = threading.Lock()
+        self._servers = Servers(self._urls)
+        self._budget = RetryBudget()
+        self._served = ServedModel(self.model)
+
+    def _check_process(self) -> None:
+        """In a forked child, forget the parent's connections: gRPC's threads do not survive a fork."""
+        if self._pid != os.getpid():
+            self._disinherit()
+            self._start_afresh()
+
+    def _disinherit(self) -> None:
+        """Put the parent's connections aside without closing them."""
+
+    def _warn_of_plain_text(self, metadata: tuple[tuple[str, str | bytes], ...]) -> None:
+        if not self._warned and sends_token_in_plain_text(self._urls, self._tls, metadata):
+            self._warned = True
+            warnings.warn(
+                "the metadata holds credentials, and the connection is not encrypted; pass tls",
+                UserWarning,
+                stacklevel=4,
+            )
 
     @contextmanager
     def _call(self, name: str, timeout: float | None) -> Iterator[Call]:
         """The frame of a public call: its span, its log line."""
         if self._closed:
-            raise RuntimeError("the client is closed")
+            raise ClientStateError("the client is closed")
+        self._check_process()
         seconds = self._timeout if timeout is None else check_timeout(timeout)
-        pairs = check_metadata(self._metadata()) if callable(self._metadata) else self._metadata
+        pairs = self._metadata
+        if callable(pairs):
+            pairs = check_metadata(pairs())
+            self._warn_of_plain_text(pairs)
         with self._tracer.span(f"triton_rerank.{name}", {"triton_rerank.model": self.model}) as span:
             call = Call(name, seconds, (*pairs, *self._tracer.headers()))
             try:
@@ -158,67 +183,49 @@ class BaseClient:
                 timing.num_retries,
             )
 
-    def _exchange(self, requests: Sequence[Request], call: Call) -> Exchange:
-        call.num_requests += len(requests)
+    def _exchange(self, questions: Questions, call: Call) -> Exchange:
         return Exchange(
-            len(requests),
+            questions.count,
             servers=self._servers,
             deadline=call.deadline,
             budget=self._budget,
-            max_retries=self._max_retries,
-            now=time.monotonic(),
-            begun=call.begun,
+            max_retries=0 if call.name == "is_ready" else self._max_retries,
+            begun=call.begun or questions.about_model,
+            quick=questions.about_model,
         )
 
-    def _arguments(self, request: Request, call: Call, *, begun: bool) -> dict[str, Any]:
-        """What a procedure is called with; time left is told to gRPC and to Triton, whose turn it is to Triton."""
-        remaining_s = call.deadline.remaining(time.monotonic())
-        self._messages.set_timeout(request, remaining_s)
-        self._messages.set_priority(request, begun=begun)
-        return {"request": request.message, "timeout": remaining_s, "metadata": call.metadata}
+    def _account(self, exchange: Exchange, questions: Questions, call: Call) -> None:
+        """Close the books of an exchange."""
+        exchange.abandon()
+        if not questions.about_model:
+            call.num_sent += exchange.num_sent
+            call.num_requests += questions.count
 
-    def _rerank_job(
-        self,
-        query: str,
-        documents: Iterable[DocumentLike],
-        *,
-        top_n: int | None,
-        max_length: int | None,
-        query_max_length: int | None,
-        min_relevance_score: float | None,
-        long_documents: LongDocuments,
-        text_from: TextFrom | None,
-        priority: int | None,
-    ) -> RerankJob:
-        options = RerankOptions.check(
-            top_n=top_n,
-            max_length=max_length,
-            query_max_length=query_max_length,
-            min_relevance_score=min_relevance_score,
-            long_documents=long_documents,
-            priority=priority,
-        )
-        return RerankJob(query, documents, text_from, options)
+    def _arguments(self, request: Request, call: Call, attempt: Attempt) -> dict[str, Any]:
+        """RPC arguments; the remaining time of the attempt goes to both gRPC and Triton."""
+        seconds = call.deadline.remaining(time.monotonic()) if attempt.limit_s is None else attempt.limit_s
+        self._messages.set_timeout(request, seconds)
+        self._messages.set_priority(request, begun=attempt.begun)
+        return {"request": request.message, "timeout": seconds, "metadata": call.metadata}
 
-    def _requests(self, job: Job, parts: Sequence[Part]) -> list[Request]:
+    def _rerank_job(self, query: str, documents: Iterable[DocumentT], options: CallOptions) -> RerankJob[DocumentT]:
+        return RerankJob(query, documents, RerankOptions.check(options))
+
+    def _questions(self, job: Job, parts: Sequence[Part]) -> Questions:
         if logger.isEnabledFor(logging.DEBUG):
-            shown = [f"{len(part.rows)} rows of {len(part.documents)} bytes" for part in parts[:4]]
+            shown = [f"{len(part.rows)} rows of {sum(map(len, part.document_texts))} bytes" for part in parts[:4]]
             more = ", ..." if len(parts) > 4 else ""
             logger.debug("cut into %d requests: %s%s", len(parts), ", ".join(shown), more)
-        return [self._messages.infer_request(self.model, part, job.parameters) for part in parts]
+        return Questions(
+            len(parts), lambda index: self._messages.infer_request(self.model, parts[index], job.parameters)
+        )
 
-    def _check_priority(self, job: Job) -> None:
-        """Refuse a priority that the server does not have: Triton would take its default instead, in silence."""
-        if (priority := job.parameters.get("priority")) is None:
-            return
-        levels = self._known_info().priority_levels
-        if levels is None:
-            raise InvalidRequestError(f"priority is {priority}, but model {self.model!r} has no priorities; pass None")
-        if priority > levels:
-            raise InvalidRequestError(f"priority is {priority}; pass 1 (first) to {levels}, or None")
+    def _cut_again(self, parts: Iterable[Part]) -> list[Part]:
+        rows = self._served.limits(self._pairs_per_request).rows
+        return [smaller for part in parts for smaller in part.split(rows)]
 
     def _failed(self, exchange: Exchange, attempt: Attempt, error: Rpc) -> None:
-        """Plan what follows a failed attempt, or raise what it means for the call."""
+        """Plan what follows a failed attempt, or raise the error of the call."""
         meaning = self._messages.error_from_rpc(error, self._servers.urls[attempt.server])
         try:
             exchange.failed(attempt, meaning, time.monotonic())
@@ -231,32 +238,19 @@ class BaseClient:
         except UnexpectedResponseError as error:
             raise UnexpectedResponseError(f"{self._servers.urls[attempt.server]}: {error}") from None
 
-    def _limits(self) -> Limits:
-        """Limits from what the server has told so far."""
-        rows = min(self._request_size, max(1, self._config.max_batch_size))
-        if self._info is None or self._info.default_max_length is None:
-            return Limits(rows)
-        return Limits(rows, self._info.default_max_length)
-
-    def _response(self, job: RerankJob, call: Call) -> RerankResponse:
-        results, usage = job.results(Relevance.of(self._config)), job.usage()
+    def _response(self, job: RerankJob[DocumentT], call: Call) -> RerankResponse[DocumentT]:
+        results, usage = job.results(Relevance.of(self._served.config)), job.usage()
         return RerankResponse(results, self.model, usage, call.timing())
 
     def _info_request(self, tokenizer: str) -> Request:
-        query, document = (encode_cell(text.encode()) for text in READY_PAIR)
-        return self._messages.info_request(tokenizer, Part((0,), query, document))
-
-    def _known_info(self) -> ModelInfo:
-        if self._info is None:
-            raise RuntimeError("model_info was read before it was asked for")
-        return self._info
-
-    def _model_info(self, about: Message, configs: Sequence[Message]) -> ModelInfo:
-        said = read_json(about, "model_info")
-        scale = Relevance.of(self._config).logit_scale
-        return model_info(self.model, said, self._config.max_batch_size, configs, scale)
+        query, document = (text.encode() for text in READY_PAIR)
+        return self._messages.info_request(tokenizer, Part((0,), query, [document]))
 
     def _scores_of(self, job: ScoreJob, normalize: bool) -> list[float]:
         """Relevance scores or raw logits of pairs, in their order."""
-        relevance = Relevance.of(self._config)
+        relevance = Relevance.of(self._served.config)
         return [relevance(logit) for logit in job.logits] if normalize else list(job.logits)
+
+
+# Python names this function in its message about an unknown argument.
+BaseClient.__init__.__qualname__ = "RerankClient.__init__"

@@ -1,23 +1,32 @@
-"""The client for threads: what `BaseClient` decides, said over blocking gRPC."""
+"""The client for threads: the I/O of `BaseClient` over blocking gRPC."""
 
 from __future__ import annotations
 
-import os
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from contextvars import copy_context
 from queue import Empty, SimpleQueue
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, overload
 
-from triton_rerank.base import BaseClient, Call, Job, ready_pair
-from triton_rerank.errors import RequestCancelledError, RerankError
+from triton_rerank.base import BaseClient, logger, ready_pair
+from triton_rerank.errors import InvalidRequestError, ModelNotFoundError, RequestCancelledError, RerankError
+from triton_rerank.ranking.job import Job
 from triton_rerank.ranking.score import ScoreJob
-from triton_rerank.ranking.validation import check_int, check_many
+from triton_rerank.ranking.validation import check_int, check_searches, name_search
+from triton_rerank.transport.call import Call, Questions
 from triton_rerank.transport.exchange import Attempt
+from triton_rerank.transport.model import name_models
 from triton_rerank.transport.untyped import Channel, Message, Rpc, Stub
-from triton_rerank.types import DocumentLike, LongDocuments, ModelInfo, RerankResponse, TextFrom
+from triton_rerank.types import CallOptions, DocumentT, ModelInfo, RerankResponse
+
+if sys.version_info >= (3, 11):
+    from typing import Unpack
+elif TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 if TYPE_CHECKING:
     from triton_rerank.transport.messages import Request
@@ -26,21 +35,23 @@ if TYPE_CHECKING:
 class RerankClient(BaseClient):
     """Reranks documents with a cross-encoder, or by late interaction, that Triton serves. Share one among threads.
 
-    Connections open with the first call, so a client may be made before a process forks, but not used before:
-    gRPC does not survive a fork.
+    Connections open with the first call. A client that is used in a forked child opens connections of its own there;
+    a copy or pickle of a client holds its settings, not its connections.
 
     Args:
-        url: "host:port" of Triton's gRPC endpoint; a list of them, used by turns and past those that are
-            down; or "dns:///name:port", whose addresses gRPC uses by turns.
+        url: "host:port" of Triton's gRPC endpoint; a list of them, used round-robin, past those that do not answer;
+            or "dns:///name:port", whose addresses gRPC uses round-robin. If None, the environment variable
+            TRITON_RERANK_URL (separated by commas), else localhost:8001.
         model: Name of the ensemble in Triton.
-        timeout: Seconds for a whole call where the call says nothing; None for no end.
-        max_retries: How often a request may be sent again to a server that is overloaded or gone. Moving to
-            another healthy server is not counted.
-        request_size: Pairs in one request at most; the server's max_batch_size if that is lower.
-        tls: True for the system's roots, or a `TLS` with certificates.
+        timeout: Seconds for a whole call unless the call passes its own; None for no limit.
+        max_retries: How often a request may be sent again to an overloaded server. A server that is gone is tried
+            again with backoff for 10 s. 0 turns both off. Moving to another healthy server does not count.
+        pairs_per_request: Pairs in one request at most; the server's max_batch_size if that is lower.
+        tls: True for gRPC's bundled roots, or a `TLS` with certificates.
         metadata: gRPC metadata of every request, such as {"authorization": "Bearer ..."}, or a function that
             returns it. Never logged.
-        compression: How messages to the server are packed: "gzip", "deflate", or not.
+        compression: Compression of messages to the server: "gzip", "deflate", or none.
+        request_size: Deprecated name of `pairs_per_request`.
 
     Raises:
         InvalidRequestError: An argument is unusable.
@@ -48,40 +59,34 @@ class RerankClient(BaseClient):
 
     _stubs: list[Stub] | None = None
     _channels: tuple[Channel, ...] = ()
-    _pid = 0
+    _inherited: tuple[Channel, ...] = ()
 
     def rerank(
         self,
         query: str,
-        documents: Iterable[DocumentLike],
-        *,
-        top_n: int | None = None,
-        max_length: int | None = None,
-        query_max_length: int | None = None,
-        min_relevance_score: float | None = None,
-        long_documents: LongDocuments = "truncate",
-        text_from: TextFrom | None = None,
-        priority: int | None = None,
-        timeout: float | None = None,
-    ) -> RerankResponse:
+        documents: Iterable[DocumentT],
+        **options: Unpack[CallOptions],
+    ) -> RerankResponse[DocumentT]:
         """Order `documents` by relevance to `query`, most relevant first.
 
         Args:
             query: What was searched for.
             documents: Texts, mappings with a "text" key, or `Document`s; 0 to 10,000 of them. They are not
                 changed.
-            top_n: Number of results to return; all of them if None.
-            max_length: Tokens of a pair after truncation; the server's default if None.
-            query_max_length: Tokens of the query after truncation; three quarters of `max_length` if None.
-            min_relevance_score: Leave out results below it, before `top_n` is taken.
-            long_documents: "truncate" reads a document up to `max_length`. "chunk" cuts it into overlapping
-                parts until none is truncated; the best part gives the score and is told in
-                `RerankResult.chunk`.
-            text_from: How fields become text: a template such as "{title}: {price:.2f} EUR", a list of field
-                names whose values are joined by newlines, or a function of the document.
-            priority: Whose turn is next where requests wait at the server, 1 the first: as shipped 1 where somebody
-                waits, 3 for bulk, 2 where nothing is said.
-            timeout: Seconds for the whole call, retries included; the client's if None.
+            **options: Keyword arguments, all optional:
+
+                - top_n: Number of results to return; all of them by default.
+                - max_length: Tokens of a pair after truncation; the server's default if None.
+                - query_max_length: Tokens of the query after truncation; three quarters of `max_length` if None.
+                - min_relevance_score: Drop results below it, before `top_n` is applied.
+                - long_documents: "truncate" (the default) reads a document up to `max_length`. "chunk" splits it into
+                  overlapping parts until none is truncated; the best part determines the score and is
+                  described in `RerankResult.chunk`.
+                - text_from: How fields become text: a template such as "{title}: {price:.2f} EUR", a list of field
+                  names whose values are joined by newlines, or a function of the document.
+                - priority: Order in which waiting requests are served, 1 first. The default is the server's, 2 as
+                  shipped; bulk jobs use 3.
+                - timeout: Seconds for the whole call, retries included; the client's if None.
 
         Returns:
             Results by descending logit; equal logits keep the order of `documents`.
@@ -95,86 +100,84 @@ class RerankClient(BaseClient):
             InferenceError: The model failed.
             UnexpectedResponseError: The answer breaks the tensor contract.
         """
-        with self._call("rerank", timeout) as call:
-            job = self._rerank_job(
-                query,
-                documents,
-                top_n=top_n,
-                max_length=max_length,
-                query_max_length=query_max_length,
-                min_relevance_score=min_relevance_score,
-                long_documents=long_documents,
-                text_from=text_from,
-                priority=priority,
-            )
+        with self._call("rerank", options.pop("timeout", None)) as call:
+            job = self._rerank_job(query, documents, options)
             if not job.empty:
                 self._learn(call, info=job.needs_info)
                 self._run(job, call)
             return self._response(job, call)
 
+    @overload
     def rerank_many(
         self,
-        searches: Iterable[tuple[str, Iterable[DocumentLike]]],
+        searches: Iterable[tuple[str, Iterable[DocumentT]]],
         *,
-        top_n: int | None = None,
-        max_length: int | None = None,
-        query_max_length: int | None = None,
-        min_relevance_score: float | None = None,
-        long_documents: LongDocuments = "truncate",
-        text_from: TextFrom | None = None,
-        priority: int | None = None,
-        timeout: float | None = None,
         concurrency: int = 8,
         progress: Callable[[int, int], None] | None = None,
-    ) -> list[RerankResponse]:
+        return_exceptions: Literal[False] = False,
+        **options: Unpack[CallOptions],
+    ) -> list[RerankResponse[DocumentT]]: ...
+
+    @overload
+    def rerank_many(
+        self,
+        searches: Iterable[tuple[str, Iterable[DocumentT]]],
+        *,
+        concurrency: int = 8,
+        progress: Callable[[int, int], None] | None = None,
+        return_exceptions: bool,
+        **options: Unpack[CallOptions],
+    ) -> list[RerankResponse[DocumentT] | RerankError]: ...
+
+    def rerank_many(
+        self,
+        searches: Iterable[tuple[str, Iterable[DocumentT]]],
+        *,
+        concurrency: int = 8,
+        progress: Callable[[int, int], None] | None = None,
+        return_exceptions: bool = False,
+        **options: Unpack[CallOptions],
+    ) -> Sequence[RerankResponse[DocumentT] | RerankError]:
         """Rerank the documents of many queries, several at a time.
 
         Args:
             searches: (query, documents) pairs.
-            top_n: As in `rerank`, like the other options.
-            max_length: See `rerank`.
-            query_max_length: See `rerank`.
-            min_relevance_score: See `rerank`.
-            long_documents: See `rerank`.
-            text_from: See `rerank`.
-            priority: See `rerank`.
-            timeout: Seconds for each query's call.
-            concurrency: Queries under way at once.
-            progress: Called after each with the numbers done and total.
+            concurrency: Calls in flight at once.
+            progress: Called after each search with the numbers done and total.
+            return_exceptions: Whether a search that fails leaves its error in the result, as in asyncio.gather, so
+                that the other responses are kept.
+            **options: The options of `rerank`; `timeout` is for each query's call.
 
         Returns:
             The responses in the order of `searches`.
 
         Raises:
-            RerankError: As `rerank`; the first failure ends the rest.
+            RerankError: As `rerank`, with the index of the search; the first failure cancels the rest.
         """
-        todo = check_many(searches, "searches", "(query, documents) pairs", limit=None)
+        todo = check_searches(searches)
         workers = check_int(concurrency, "concurrency", at_least=1, remedy="pass 1 or more")
 
-        def one(search: tuple[str, Iterable[DocumentLike]]) -> RerankResponse:
-            query, documents = search
-            return self.rerank(
-                query,
-                documents,
-                top_n=top_n,
-                max_length=max_length,
-                query_max_length=query_max_length,
-                min_relevance_score=min_relevance_score,
-                long_documents=long_documents,
-                text_from=text_from,
-                priority=priority,
-                timeout=timeout,
-            )
+        def one(index: int) -> RerankResponse[DocumentT] | RerankError:
+            query, documents = todo[index]
+            try:
+                return self.rerank(query, documents, **options)
+            except RerankError as error:
+                named = name_search(error, index)
+                if return_exceptions:
+                    return named
+                raise named from error
 
+        outcomes: list[RerankResponse[DocumentT] | RerankError] = []
         with ExitStack() as stack:
-            pool = ThreadPoolExecutor(workers, thread_name_prefix="rerank_many")
+            pool = ThreadPoolExecutor(min(workers, max(1, len(todo))), thread_name_prefix="rerank_many")
             stack.callback(pool.shutdown, cancel_futures=True)
-            responses = []
-            for response in pool.map(one, todo):
-                responses.append(response)
+            # Each search runs in a copy of the caller's context: trace spans, tenants of a metadata function.
+            calls = [pool.submit(copy_context().run, one, index) for index in range(len(todo))]
+            for call in calls:
+                outcomes.append(call.result())
                 if progress is not None:
-                    progress(len(responses), len(todo))
-            return responses
+                    progress(len(outcomes), len(todo))
+        return outcomes
 
     def score(
         self,
@@ -210,25 +213,35 @@ class RerankClient(BaseClient):
             return self._scores_of(job, normalize)
 
     def model_info(self, *, timeout: float | None = None) -> ModelInfo:
-        """What the server says of the model: checkpoint, precision, limits. Asked once and kept.
+        """The server's description of the model: checkpoint, precision, limits.
 
         Raises:
             RerankError: As `rerank`.
         """
         with self._call("model_info", timeout) as call:
+            self._served.outdate()
             self._learn(call, info=True)
-            return self._known_info()
+            return self._served.info
 
     def is_ready(self, *, timeout: float | None = None) -> bool:
-        """Whether a real pair is scored: the server is up, the model loaded, an answer comes in time."""
-        try:
-            self.score([ready_pair()], timeout=timeout)
-        except RerankError:
-            return False
-        return True
+        """Whether a real pair is scored: the server is up, the model loaded, an answer comes in time. Never retried.
+
+        Raises:
+            InvalidRequestError: The timeout is unusable.
+            ClientStateError: The client is closed.
+        """
+        with self._call("is_ready", timeout) as call:
+            try:
+                job = ScoreJob([ready_pair()])
+                self._learn(call)
+                self._run(job, call)
+            except RerankError as error:
+                logger.debug("not ready: %s", error)
+                return False
+            return True
 
     def close(self) -> None:
-        """Close the connections. Calls under way in other threads end with RequestCancelledError."""
+        """Close the connections. Calls in flight in other threads end with RequestCancelledError."""
         with self._lock:
             self._closed = True
             channels, self._channels, self._stubs = self._channels, (), None
@@ -245,37 +258,54 @@ class RerankClient(BaseClient):
 
     def _run(self, job: Job, call: Call) -> None:
         """Send a job's rounds until it has no more rows to score."""
-        self._check_priority(job)
-        while parts := job.next_round(self._limits()):
-            for attempt, response in self._ask(self._requests(job, parts), call):
-                job.take(parts[attempt.place], self._scores(response, parts[attempt.place], attempt))
-                call.begun = True
+        self._served.check_priority(job.parameters.get("priority"))
+        while parts := job.next_round(self._served.limits(self._pairs_per_request)):
+            while parts:
+                left = dict(enumerate(parts))
+                try:
+                    for attempt, response in self._ask(self._questions(job, parts), call):
+                        part = left.pop(attempt.index)
+                        job.take(part, self._scores(response, part, attempt))
+                        call.begun = True
+                except InvalidRequestError as error:
+                    if call.refreshed or not self._served.refused(error):
+                        raise
+                    call.refreshed = True
+                    self._learn(call)
+                parts = self._cut_again(left.values())
 
     def _learn(self, call: Call, *, info: bool = False) -> None:
-        """Ask the server, once in the client's life, for its limits."""
-        if self._config is None:
-            self._config = self._ask_one(self._messages.config_request(self.model), call).config
-        if info and self._info is None:
-            steps = self._messages.steps_of(self._config)
+        """Ask the server for the model's configuration, and for its description if that is needed."""
+        if self._served.must_ask(self._servers.failed_at):
+            try:
+                self._served.adopt(self._ask_one(self._messages.config_request(self.model), call).config)
+            except ModelNotFoundError as error:
+                index = None
+                with suppress(RerankError):  # the list of models may be closed to callers
+                    index = self._ask_one(self._messages.index_request(), call)
+                raise name_models(error, index) from error.__cause__
+        if info and self._served.must_describe:
+            steps = self._messages.steps_of(self._served.config)
             configs = [self._ask_one(self._messages.config_request(step), call).config for step in steps]
             if encoder := self._messages.encoder_of(configs[-1]):
                 configs.append(self._ask_one(self._messages.config_request(encoder), call).config)
             about = self._ask_one(self._info_request(steps[0]), call)
-            self._info = self._model_info(about, configs)
+            self._served.describe(about, configs)
 
     def _ask_one(self, request: Request, call: Call) -> Message:
-        return next(response for _, response in self._ask([request], call))
+        questions = Questions(1, lambda _: request, about_model=True)
+        return next(response for _, response in self._ask(questions, call))
 
-    def _ask(self, requests: Sequence[Request], call: Call) -> Iterator[tuple[Attempt, Message]]:
+    def _ask(self, questions: Questions, call: Call) -> Iterator[tuple[Attempt, Message]]:
         """Send requests together and yield each with its answer as it comes. The end cancels the rest."""
         stubs = self._open()
-        exchange = self._exchange(requests, call)
+        exchange = self._exchange(questions, call)
         running: dict[Rpc, Attempt] = {}
         finished: SimpleQueue[Rpc] = SimpleQueue()
         try:
             while not exchange.finished:
                 for attempt in exchange.due(time.monotonic()):
-                    future = self._send(stubs[attempt.server], requests[attempt.place], call, attempt)
+                    future = self._send(stubs[attempt.server], questions.build(attempt.index), call, attempt)
                     running[future] = attempt
                     future.add_done_callback(finished.put)
                 waited_from = time.monotonic()
@@ -284,40 +314,45 @@ class RerankClient(BaseClient):
                 except Empty:
                     continue
                 finally:
-                    call.server_s += time.monotonic() - waited_from
+                    call.waited(time.monotonic() - waited_from, in_flight=bool(running))
                 attempt = running.pop(future)
                 try:
                     response = future.result()
                 except self._messages.RpcError as error:
                     self._failed(exchange, attempt, error)
                 else:
-                    exchange.answered(attempt)
+                    exchange.answered(attempt, time.monotonic())
                     yield attempt, response
         finally:
-            call.num_sent += exchange.num_sent
+            self._account(exchange, questions, call)
             for future in running:
                 future.cancel()
 
     def _send(self, stub: Stub, request: Request, call: Call, attempt: Attempt) -> Rpc:
+        if self._closed:
+            raise RequestCancelledError("the client was closed during the call")
         try:
-            return getattr(stub, request.method).future(**self._arguments(request, call, begun=attempt.begun))
-        except ValueError as error:  # gRPC's word for a channel that another thread has closed
+            return getattr(stub, request.method).future(**self._arguments(request, call, attempt))
+        except ValueError as error:  # gRPC raises it when another thread closed the channel
+            if not self._closed:
+                raise
             raise RequestCancelledError("the client was closed during the call") from error
 
     def _open(self) -> list[Stub]:
-        """Channels to all servers, made once in this process."""
+        """Channels to all servers, made once."""
         stubs = self._stubs
         if stubs is None:
             with self._lock:
                 if self._closed:
                     raise RequestCancelledError("the client was closed during the call")
                 if self._stubs is None:
-                    opened = [self._messages.stub(url, self._tls, self._compression) for url in self._servers.urls]
+                    opened = [self._messages.stub(url, self._tls, self._compression) for url in self._urls]
                     self._channels = tuple(channel for channel, _ in opened)
-                    self._pid = os.getpid()
                     # Last: from here on other threads go on without the lock.
                     self._stubs = [stub for _, stub in opened]
                 stubs = self._stubs
-        if self._pid != os.getpid():
-            raise RuntimeError("the client was used before this process was forked; make one in the child")
         return stubs
+
+    def _disinherit(self) -> None:
+        self._inherited = (*self._inherited, *self._channels)
+        self._channels, self._stubs = (), None

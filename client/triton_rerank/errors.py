@@ -1,7 +1,8 @@
-"""What a call can end in.
+"""The errors of a call.
 
 RerankError
 ├── InvalidRequestError (ValueError)            an argument is unusable, or Triton answered INVALID_ARGUMENT
+├── ClientStateError (RuntimeError)             the client is closed, or belongs to another event loop
 ├── ModelNotFoundError                          Triton serves no model of this name
 ├── ServerUnavailableError (ConnectionError)    the server is down, starting or stopping        retried
 │   └── ServerOverloadedError                   its queue is full, or a request waited too long       retried
@@ -10,13 +11,15 @@ RerankError
 ├── InferenceError                              the model failed on this request
 └── UnexpectedResponseError                     a missing tensor, a wrong shape, NaN
 
-Every lower error becomes one of these in `error_from_status`, the only place that knows gRPC's status names
-and Triton's wording.
+`error_from_status` translates every gRPC status; no other function knows gRPC's status names and Triton's wording.
 """
 
 from __future__ import annotations
 
+import re
+
 __all__ = [
+    "ClientStateError",
     "InferenceError",
     "InvalidRequestError",
     "ModelNotFoundError",
@@ -38,16 +41,20 @@ class InvalidRequestError(RerankError, ValueError):
     """An argument cannot be used; the message names it, its index, and the remedy."""
 
 
+class ClientStateError(RerankError, RuntimeError):
+    """The client cannot be used: it is closed, or belongs to another event loop that is still open."""
+
+
 class ModelNotFoundError(RerankError):
     """The server has no model of this name."""
 
 
 class ServerUnavailableError(RerankError, ConnectionError):
-    """No server answers: down, starting or stopping. Retried within the call's timeout."""
+    """No server answers: down, starting, stopping, or its model process is dead. Retried with backoff."""
 
 
 class ServerOverloadedError(ServerUnavailableError):
-    """The server refused for want of room. Retried with back-off, within the retry budget."""
+    """The server's queue is full. Retried with backoff, within the retry budget."""
 
 
 class RequestTimeoutError(RerankError, TimeoutError):
@@ -55,7 +62,7 @@ class RequestTimeoutError(RerankError, TimeoutError):
 
 
 class RequestCancelledError(RerankError):
-    """The call was cancelled: the client was closed under it, or the server gave it up."""
+    """The call was cancelled: the client was closed during it, or the server dropped it."""
 
 
 class InferenceError(RerankError):
@@ -66,14 +73,37 @@ class UnexpectedResponseError(RerankError):
     """The answer is not what the tensor contract promises."""
 
 
-# Triton says UNAVAILABLE both when it is overloaded and when it is not there; only the message tells which.
+# Triton answers UNAVAILABLE both when it is overloaded and when it stops; only the message tells them apart.
 # "Exceeds maximum queue size": core/src/scheduler_utils.cc; "Request timeout expired": the queue policy's
 # REJECT.
 _OVERLOAD_MESSAGES = ("exceeds maximum queue size", "request timeout expired")
 
-# A connection that breaks in mid-request reaches the caller with one of several statuses, told by gRPC's own
-# words.
+# A connection that breaks during a request ends in one of several statuses; gRPC's message tells.
 _BROKEN_CONNECTION_MESSAGES = ("rst_stream", "goaway", "socket closed", "connection reset", "broken pipe")
+
+# The Python backend's answer for a model whose process is dead (python_be.cc). Health endpoints do not show it.
+_DEAD_MODEL_MESSAGES = ("is not healthy",)
+
+# Remedies for gRPC's and Triton's messages; the first that fits.
+_NO_SERVER = "is Triton running there? Its gRPC port is 8001 by default"
+_UNTRUSTED = "the server's certificate is not trusted; pass its authority as TLS(root_certificates=...)"
+_HINTS = (
+    ("failed parsing http/2", "this is not a gRPC port; Triton's gRPC port is 8001 by default, its HTTP port 8000"),
+    ("wrong_version_number", "the server answers, but not with TLS; leave out tls, or turn TLS on in the server"),
+    ("certificate_verify_failed", _UNTRUSTED),
+    ("hostname verification", "the certificate is for another name; pass that name as TLS(server_name=...)"),
+    ("http proxy returned", "the connection goes through http_proxy; add the server to no_proxy"),
+    (
+        "last error: unavailable",
+        "something answers there, but not plain-text gRPC; pass tls if the server has TLS on",
+    ),
+    ("failed to connect", _NO_SERVER),
+    ("exceeds maximum queue size", "send fewer calls at once, add servers, or raise max_queue_size in config.pbtxt"),
+    (
+        "unexpected inference output",
+        "not a reranker; pass the name of an ensemble as model, such as reranker",
+    ),
+)
 
 _KINDS: dict[str, type[RerankError]] = {
     "INVALID_ARGUMENT": InvalidRequestError,
@@ -95,17 +125,25 @@ def error_from_status(status: str, details: str | None, server: str) -> RerankEr
         server: Address that was asked; it opens the message.
     """
     status = status.rpartition(".")[2]
-    details = details or "no reason given"
+    details = _REQUEST_ID.sub("", details or "no reason given")
     said = details.lower()
     kind = _KINDS.get(status, InferenceError)
-    if kind is ServerUnavailableError and any(words in said for words in _OVERLOAD_MESSAGES):
+    if kind is ServerUnavailableError and _has(said, _OVERLOAD_MESSAGES):
         kind = ServerOverloadedError
-    elif status in ("INTERNAL", "UNKNOWN", "CANCELLED") and any(w in said for w in _BROKEN_CONNECTION_MESSAGES):
+    elif (status in ("INTERNAL", "UNKNOWN", "CANCELLED") and _has(said, _BROKEN_CONNECTION_MESSAGES)) or (
+        status in ("INTERNAL", "UNKNOWN") and _has(said, _DEAD_MODEL_MESSAGES)
+    ):
         kind = ServerUnavailableError
     elif kind is ModelNotFoundError and "has no available versions" in said:
-        kind = ServerUnavailableError  # Triton knows the model, and is loading or unloading it
+        kind = ServerUnavailableError  # the model exists; Triton is loading or unloading it
     if kind is ServerOverloadedError and "larger than max" in said:
         kind = InvalidRequestError  # gRPC's RESOURCE_EXHAUSTED for a message beyond the size limit
-    if "failed to connect" in said:
-        details += "; is Triton running there? Its gRPC port is 8001 unless it is told otherwise"
-    return kind(f"{server}: {details}")
+    hint = next((hint for words, hint in _HINTS if words in said), None)
+    return kind(f"{server}: {details}; {hint}" if hint else f"{server}: {details}")
+
+
+_REQUEST_ID = re.compile(r"\[request id: <id_unknown>\] ")
+
+
+def _has(said: str, messages: tuple[str, ...]) -> bool:
+    return any(words in said for words in messages)

@@ -19,8 +19,8 @@ from typing import Any
 try:
     from haystack import Document, component, default_from_dict, default_to_dict
     from haystack.utils import Secret
-except ImportError as error:
-    raise ImportError('haystack-ai is not installed; run: pip install "triton-rerank[haystack]"') from error
+except ImportError as _error:
+    raise ImportError('haystack-ai is not installed; run: pip install "triton-rerank[haystack]"') from _error
 
 from triton_rerank.async_client import AsyncRerankClient
 from triton_rerank.client import RerankClient
@@ -98,19 +98,19 @@ class TritonRanker:
     ) -> None:
         self.url = url
         self.model = model
-        self.top_k = _check_top_k(top_k)
-        self.max_length = check_length(max_length, "max_length")
-        self.query_max_length = check_length(query_max_length, "query_max_length")
-        self.min_relevance_score = check_relevance_score(min_relevance_score)
+        self.top_k: int | None = _check_top_k(top_k)
+        self.max_length: int | None = check_length(max_length, "max_length")
+        self.query_max_length: int | None = check_length(query_max_length, "query_max_length")
+        self.min_relevance_score: float | None = check_relevance_score(min_relevance_score)
         self.long_documents = long_documents
-        self.priority = check_priority(priority)
-        self.meta_fields_to_embed = list(meta_fields_to_embed or [])
+        self.priority: int | None = check_priority(priority)
+        self.meta_fields_to_embed: list[str] = list(meta_fields_to_embed or [])
         self.meta_data_separator = meta_data_separator
-        self.timeout = check_timeout(timeout)
+        self.timeout: float | None = check_timeout(timeout)
         self.max_retries = max_retries
         self.request_size = request_size
         self.tls = tls
-        self.metadata = _check_secrets(metadata or {})
+        self.metadata: dict[str, Secret] = _check_secrets(metadata or {})
         self.compression = compression
         self.on_error = check_on_error(on_error)
         self._clients = Clients()
@@ -214,7 +214,7 @@ class TritonRanker:
             "model": self.model,
             "timeout": None,  # each call passes its own
             "max_retries": self.max_retries,
-            "request_size": self.request_size,
+            "pairs_per_request": self.request_size,
             "tls": self.tls,
             "metadata": {key: value for key, value in secrets.items() if value is not None},
             "compression": self.compression,

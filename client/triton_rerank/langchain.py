@@ -16,8 +16,8 @@ try:
     from langchain_core.callbacks import AsyncCallbackManager, CallbackManager, Callbacks
     from langchain_core.documents import BaseDocumentCompressor
     from langchain_core.documents import Document as LangChainDocument
-except ImportError as error:
-    raise ImportError('langchain-core is not installed; run: pip install "triton-rerank[langchain]"') from error
+except ImportError as _error:
+    raise ImportError('langchain-core is not installed; run: pip install "triton-rerank[langchain]"') from _error
 
 from triton_rerank.errors import RerankError
 from triton_rerank.integrations.order import Order, after_error, ranked, unranked

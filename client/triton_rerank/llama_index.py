@@ -20,8 +20,8 @@ try:
     from llama_index.core.postprocessor.types import BaseNodePostprocessor
     from llama_index.core.schema import MetadataMode, NodeWithScore, QueryBundle
     from llama_index_instrumentation import get_dispatcher
-except ImportError as error:
-    raise ImportError('llama-index-core is not installed; run: pip install "triton-rerank[llama-index]"') from error
+except ImportError as _error:
+    raise ImportError('llama-index-core is not installed; run: pip install "triton-rerank[llama-index]"') from _error
 
 from triton_rerank.errors import InvalidRequestError, RerankError
 from triton_rerank.integrations.order import Order, after_error, ranked, unranked

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypedDict, TypeVar, overload
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar as TypeVarWithDefault
 
 __all__ = [
+    "CallOptions",
     "Chunk",
     "Document",
     "DocumentLike",
@@ -22,7 +26,7 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A text to rank, with what the caller wants to find beside it in the result."""
+    """A text to rank, with an id and metadata that come back in the result."""
 
     text: str
     id: str | None = None
@@ -32,10 +36,32 @@ class Document:
 DocumentLike = str | Mapping[str, Any] | Document
 """A text, a mapping with a "text" key (or the fields that `text_from` names), or a `Document`."""
 
+DocumentT = TypeVar("DocumentT", bound=DocumentLike)
+"""Type of the caller's documents."""
+
+if TYPE_CHECKING:  # typing has no defaults of type variables before Python 3.13
+    DocumentT_co = TypeVarWithDefault("DocumentT_co", bound=DocumentLike, covariant=True, default=DocumentLike)
+else:
+    DocumentT_co = TypeVar("DocumentT_co", bound=DocumentLike, covariant=True)
+
 TextFrom = str | Sequence[str] | Callable[[Any], str]
-"""How fields become text: a template "{title}: {price:.2f}", names to join by newlines, or a function."""
+"""How fields become text: a template "{title}: {price:.2f}", one or more field names, or a function."""
 
 LongDocuments = Literal["truncate", "chunk"]
+"""What happens to a document beyond `max_length`: it is truncated, or scored in parts."""
+
+
+class CallOptions(TypedDict, total=False):
+    """Options of a rerank call. `RerankClient.rerank` describes them."""
+
+    top_n: int | None
+    max_length: int | None
+    query_max_length: int | None
+    min_relevance_score: float | None
+    long_documents: LongDocuments
+    text_from: TextFrom | None
+    priority: int | None
+    timeout: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,37 +70,37 @@ class Chunk:
 
     text: str
     start: int
-    """First character of the part in the document's text."""
+    """Index of the part's first character in the document's text."""
     end: int
-    """One past its last character."""
+    """One past the index of its last character."""
     index: int
-    """Place among the document's parts, from 0."""
+    """Index among the document's parts, from 0."""
     count: int
     """Number of parts that were scored."""
 
 
 @dataclass(frozen=True, slots=True)
-class RerankResult:
-    """One document in its new place."""
+class RerankResult(Generic[DocumentT_co]):
+    """One document with its score and rank."""
 
     index: int
-    """Place in the caller's list, from 0."""
+    """Index in the caller's list, from 0."""
     rank: int
-    """Place in the result, from 1."""
+    """Position in the result, from 1."""
     relevance_score: float
-    """0 to 1: sigmoid(logit), or logit / logit_scale where the server says a `ModelInfo.logit_scale`."""
+    """0 to 1: sigmoid(logit), or logit / logit_scale if the model has a `ModelInfo.logit_scale`."""
     logit: float
     """The model's raw output; results are ordered by it."""
-    document: DocumentLike
-    """The very object that the caller passed."""
+    document: DocumentT_co
+    """The object that the caller passed."""
     text: str
     """The document's text as it was scored."""
     num_tokens: int
-    """Tokens of the pair after truncation; the sum over the parts of a document cut in parts."""
+    """Tokens of the pair after truncation; the sum over the parts of a document that was split."""
     truncated: bool
     """Whether tokens were cut from the query or the document."""
     chunk: Chunk | None = None
-    """The best part, for a document that `long_documents="chunk"` has cut."""
+    """The best part of a document that `long_documents="chunk"` has split."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +109,7 @@ class Usage:
 
     num_documents: int
     num_pairs: int
-    """Rows that the model scored: the documents, or their parts where they were cut."""
+    """Rows that the model scored: the documents, or their parts if they were split."""
     num_tokens: int
     num_truncated: int
 
@@ -92,62 +118,73 @@ class Usage:
 class Timing:
     """Where a call's time went.
 
-    Triton tells nothing of a single request's time in queue and model; its metrics have averages.
+    Triton does not report queue and compute time of a single request; its metrics have averages.
     """
 
     total_s: float
     server_s: float
-    """Waiting for the network and the server."""
+    """Time with requests in flight: network and server."""
     client_s: float
-    """Checking, cutting, encoding, decoding and sorting: the rest of the total."""
+    """Checking, splitting, encoding, decoding and sorting: the rest of the total."""
     num_requests: int
+    """Inference requests; questions about the model's configuration do not count."""
     num_retries: int
     """Requests that were sent again, to the same or another server."""
+    backoff_s: float = 0.0
+    """Waiting before a retry with no request in flight."""
 
 
 @dataclass(frozen=True, slots=True)
-class RerankResponse:
-    """Results, most relevant first. Iterating and indexing go over `results`."""
+class RerankResponse(Generic[DocumentT_co]):
+    """Results, most relevant first. Iteration and indexing go over `results`; a slice is a response."""
 
-    results: tuple[RerankResult, ...]
+    results: tuple[RerankResult[DocumentT_co], ...]
     model: str
     usage: Usage
     timing: Timing
 
-    def __iter__(self) -> Iterator[RerankResult]:
+    def __iter__(self) -> Iterator[RerankResult[DocumentT_co]]:
         return iter(self.results)
 
     def __len__(self) -> int:
         return len(self.results)
 
-    def __getitem__(self, place: int) -> RerankResult:
-        return self.results[place]
+    @overload
+    def __getitem__(self, index: int) -> RerankResult[DocumentT_co]: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> RerankResponse[DocumentT_co]: ...
+
+    def __getitem__(self, index: int | slice) -> RerankResult[DocumentT_co] | RerankResponse[DocumentT_co]:
+        if isinstance(index, slice):
+            return replace(self, results=self.results[index])
+        return self.results[index]
 
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """What the server says of its model."""
+    """The server's description of its model."""
 
     model: str
     checkpoint: str | None
     revision: str | None
     precision: str | None
     runtime: str | None
-    """onnxruntime, tensorrt or openvino; the name of the backend if it is another."""
+    """onnxruntime, tensorrt, openvino, or the name of another backend."""
     max_length: int | None
     """Tokens of a pair that the checkpoint can take: the upper limit of a call's `max_length`."""
     default_max_length: int | None
-    """What the server uses where a call says nothing."""
+    """The `max_length` of calls that pass none."""
     max_batch_size: int
     """Pairs in one request."""
     max_queue_size: int | None
-    """Calls that may wait to begin at the server before it refuses more; None if it sets no limit."""
+    """Requests that may wait at the server before it refuses more; None if it sets no limit."""
     priority_levels: int | None
-    """The last of its priorities, whose first is 1 (Triton has two levels for each); None if it has none."""
+    """The last priority; the first is 1. (Triton has two levels for each.) None if the model has no priorities."""
     manifest: Mapping[str, Any] = field(default_factory=dict)
-    """Everything that the builder and the tokenizer say, as they say it."""
+    """Everything that the builder and the tokenizer report, unchanged."""
     logit_scale: float | None = None
-    """In late interaction the largest possible logit: a relevance score is logit / logit_scale, the mean cosine of each
+    """Late interaction: the largest possible logit. A relevance score is logit / logit_scale, the mean cosine of each
     query vector's best match. None for a cross-encoder, whose relevance score is sigmoid(logit)."""
     activation: str | None = None
     """The function of logits that the checkpoint's configuration names for sentence-transformers, such as "Sigmoid" or

@@ -25,7 +25,7 @@ from triton_rerank.transport import messages
 from triton_rerank.transport.responses import read_scores
 
 QUERY = "what does a cross-encoder read?"
-OPTIONS = RerankOptions(None, None, None, None, "truncate", None)
+OPTIONS = RerankOptions()
 DOCUMENT = "A cross-encoder reads the query and the document together. " * 17  # 1 kB
 COUNTS = (1, 10, 100, 1000)
 
@@ -80,10 +80,10 @@ def median_ms(work: Callable[[], Any], seconds: float) -> tuple[float, float]:
 def own_time(count: int, seconds: float) -> float:
     """Milliseconds of the client's own code, without gRPC, on prepared answers."""
     documents = documents_of(count)
-    answers = [zeros(len(part.rows)) for part in RerankJob(QUERY, documents, None, OPTIONS).next_round(Limits(32))]
+    answers = [zeros(len(part.rows)) for part in RerankJob(QUERY, documents, OPTIONS).next_round(Limits(32))]
 
     def work() -> None:
-        job = RerankJob(QUERY, documents, None, OPTIONS)
+        job = RerankJob(QUERY, documents, OPTIONS)
         parts = job.next_round(Limits(32))
         for part in parts:
             messages.infer_request("reranker", part, job.parameters)

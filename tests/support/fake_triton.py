@@ -67,8 +67,7 @@ def rerank_purely(documents, **given):
     Returns:
         The finished job, and its rounds of parts.
     """
-    usual = dict.fromkeys(["top_n", "max_length", "query_max_length", "min_relevance_score", "priority"])
-    job = RerankJob("q", documents, None, RerankOptions.check(**{**usual, "long_documents": "truncate", **given}))
+    job = RerankJob("q", documents, RerankOptions.check(given))
     fake, rounds = FakeTriton(), []
     while parts := job.next_round(Limits(rows=4, default_max_length=512)):
         rounds.append(parts)
@@ -92,6 +91,8 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
         self.max_tokens = max_tokens
         self.priority_levels = 6
         self.about = {"checkpoint": "fake", "precision": "fp32", "max_length": 8192, "default_max_length": 512}
+        self.outputs: tuple[str, ...] = ()
+        self.logit_scale: str | None = None
         self._lock = threading.Lock()
         sizes = [
             ("grpc.max_send_message_length", -1),
@@ -127,6 +128,10 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
         if request.name == "reranker":
             for name in ("tokenizer", "cross_encoder"):
                 config.ensemble_scheduling.step.add(model_name=name)
+            for name in self.outputs:
+                config.output.add(name=name)
+            if self.logit_scale is not None:
+                config.parameters["logit_scale"].string_value = self.logit_scale
         elif request.name == "tokenizer":
             config.dynamic_batching.SetInParent()
         elif request.name == "cross_encoder":
@@ -136,6 +141,11 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
         else:
             context.abort(grpc.StatusCode.NOT_FOUND, f"Request for unknown model: '{request.name}' is not found")
         return service_pb2.ModelConfigResponse(config=config)
+
+    def RepositoryIndex(self, request, context):  # noqa: N802
+        names = ("reranker", "tokenizer", "cross_encoder")
+        models = [service_pb2.RepositoryIndexResponse.ModelIndex(name=name, state="READY") for name in names]
+        return service_pb2.RepositoryIndexResponse(models=models)
 
     def ModelInfer(self, request, context):  # noqa: N802
         with self._lock:

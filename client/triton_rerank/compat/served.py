@@ -14,7 +14,7 @@ from triton_rerank.ranking.relevance import Relevance
 if TYPE_CHECKING:
     from triton_rerank.types import ModelInfo
 
-logger = logging.getLogger("triton_rerank")
+logger: logging.Logger = logging.getLogger("triton_rerank")
 
 Pair = Sequence[str]
 

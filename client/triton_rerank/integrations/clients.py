@@ -12,7 +12,7 @@ from typing import Any
 from triton_rerank.async_client import AsyncRerankClient
 from triton_rerank.client import RerankClient
 from triton_rerank.errors import InvalidRequestError
-from triton_rerank.transport.connection import TLS
+from triton_rerank.transport.connection import TLS, is_pem
 
 CONNECTION_SETTINGS = frozenset(
     {"url", "model", "max_retries", "request_size", "pairs_per_request", "tls", "metadata", "compression"}
@@ -96,8 +96,8 @@ class Clients:
 
 
 def tls_to_dict(tls: TLS | bool) -> dict[str, str] | bool:
-    """`tls` for serialization: the paths of its files. PEM given as bytes is left out, since a key is secret."""
+    """`tls` for serialization: the paths of its files. PEM text is left out, since a key is secret."""
     if isinstance(tls, bool):
         return tls
     values = {field.name: getattr(tls, field.name) for field in fields(tls)}
-    return {name: os.fspath(pem) for name, pem in values.items() if pem is not None and not isinstance(pem, bytes)}
+    return {name: os.fspath(pem) for name, pem in values.items() if pem is not None and not is_pem(pem)}

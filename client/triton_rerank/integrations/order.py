@@ -9,7 +9,7 @@ from typing import Literal
 from triton_rerank.errors import InvalidRequestError, RerankError
 from triton_rerank.types import RerankResponse
 
-logger = logging.getLogger("triton_rerank")
+logger: logging.Logger = logging.getLogger("triton_rerank")
 
 OnError = Literal["raise", "keep_order"]
 """What follows when the server can't rank: the client's error, or the documents in the order that they came in."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, field_serializer
 
@@ -22,7 +22,7 @@ class RerankSettings(BaseModel):
     The first call opens connections, which stay open. Settings of connections can't change while one is open.
     """
 
-    model_config = ConfigDict(extra="forbid")
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
     url: str | list[str] = "localhost:8001"
     """"host:port" of Triton's gRPC endpoint, several of them, or "dns:///name:port"."""
@@ -97,7 +97,7 @@ class RerankSettings(BaseModel):
             "model": self.model,
             "timeout": None,  # each call passes its own
             "max_retries": self.max_retries,
-            "request_size": self.request_size,
+            "pairs_per_request": self.request_size,
             "tls": self.tls,
             "metadata": metadata,
             "compression": self.compression,

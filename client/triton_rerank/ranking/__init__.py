@@ -1,1 +1,1 @@
-"""What a call computes, without I/O: argument checks, texts of documents, chunks, batches, relevance scores."""
+"""The computation of a call, without I/O: argument checks, texts of documents, chunks, batches, relevance scores."""

@@ -16,7 +16,7 @@ _INDIC_LEAD = b"\xe0"
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What the server says once, before the first request is cut."""
+    """The server's limits, known before the first request is cut."""
 
     rows: int
     """Rows in one request."""
@@ -28,10 +28,31 @@ class Part:
     """Rows that travel in one request."""
 
     rows: tuple[int, ...]
-    """Places of the rows in the list that was cut; the answer's rows come in this order."""
-    queries: bytes
-    documents: bytes
-    """BYTES tensors [num_pairs, 1]: each cell its length, uint32 little-endian, then its UTF-8."""
+    """Indices of the rows in the list that was cut; the answer's rows come in this order."""
+    query_texts: bytes | Sequence[bytes]
+    """One query for all rows, or one for each."""
+    document_texts: Sequence[bytes]
+
+    @property
+    def queries(self) -> bytes:
+        """BYTES tensor [num_pairs, 1]: each cell is its length, uint32 little-endian, then its UTF-8."""
+        if isinstance(self.query_texts, bytes):
+            return encode_cell(self.query_texts) * len(self.rows)
+        return encode_cells(self.query_texts)
+
+    @property
+    def documents(self) -> bytes:
+        """BYTES tensor [num_pairs, 1], as `queries`."""
+        return encode_cells(self.document_texts)
+
+    def split(self, rows: int) -> list[Part]:
+        """The same rows in parts of at most `rows`."""
+        cuts = [slice(at, at + rows) for at in range(0, len(self.rows), rows)]
+        queries = self.query_texts
+        return [
+            Part(self.rows[cut], queries if isinstance(queries, bytes) else queries[cut], self.document_texts[cut])
+            for cut in cuts
+        ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +90,8 @@ def cut_rows(
     order = sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True)
     parts = []
     for rows in _groups(order, sizes, max_rows, names):
-        if isinstance(queries, bytes):
-            query_cells = encode_cell(queries) * len(rows)
-        else:
-            query_cells = encode_cells([queries[row] for row in rows])
-        parts.append(Part(tuple(rows), query_cells, encode_cells([documents[row] for row in rows])))
+        query_texts = queries if isinstance(queries, bytes) else [queries[row] for row in rows]
+        parts.append(Part(tuple(rows), query_texts, [documents[row] for row in rows]))
     return parts
 
 

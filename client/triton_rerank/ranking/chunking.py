@@ -1,15 +1,15 @@
-"""Cutting a long text into overlapping parts at natural places."""
+"""Splitting a long text into overlapping parts at natural boundaries."""
 
 from __future__ import annotations
 
 import math
 
 OVERLAP = 0.125
-"""Share of a part that the next one repeats, so that a sentence at the seam is whole in one of them."""
+"""Share of a part that the next one repeats, so that a sentence at the boundary is whole in one of them."""
 
-_REACH = 0.1  # how far, as a share of a part, an end may move back to a better place
+_REACH = 0.1  # how far, as a share of a part, an end may move back to a better boundary
 
-# Better places first: a paragraph, a line, a sentence (Latin, CJK, Arabic, Devanagari), a clause, a space.
+# Better boundaries first: a paragraph, a line, a sentence (Latin, CJK, Arabic, Devanagari), a clause, a space.
 _SEAMS = (
     ("\n\n",),
     ("\n",),
@@ -46,18 +46,18 @@ def split(text: str, start: int, end: int, count: int) -> list[tuple[int, int]]:
 
 
 def _seam_before(text: str, low: int, high: int) -> int:
-    """The best place to end a part: from `low` to `high`, as late as its kind of seam allows."""
+    """The best end of a part between `low` and `high`: the best kind of boundary, as late as possible."""
     for marks in _SEAMS:
-        places = [at + len(mark) for mark in marks if (at := text.rfind(mark, max(0, low - len(mark)), high)) >= 0]
-        if places and max(places) >= low:
-            return max(places)
+        ends = [at + len(mark) for mark in marks if (at := text.rfind(mark, max(0, low - len(mark)), high)) >= 0]
+        if ends and max(ends) >= low:
+            return max(ends)
     return high
 
 
 def _seam_after(text: str, low: int, high: int) -> int:
-    """The best place to begin the next part: from `low` to `high`, as early as its kind of seam allows."""
+    """The best start of the next part between `low` and `high`: the best kind of boundary, as early as possible."""
     for marks in _SEAMS:
-        places = [at + len(mark) for mark in marks if (at := text.find(mark, max(0, low - len(mark)), high)) >= 0]
-        if places:
-            return max(low, min(places))
+        starts = [at + len(mark) for mark in marks if (at := text.find(mark, max(0, low - len(mark)), high)) >= 0]
+        if starts:
+            return max(low, min(starts))
     return low

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from string import Formatter
 from typing import Any
@@ -13,25 +14,29 @@ from triton_rerank.types import Document, DocumentLike, TextFrom
 TextOf = Callable[[DocumentLike, str], str]
 """(document, its name in messages) -> text."""
 
+_WIDEST = 200
+"""Characters that a format specification may ask for: more pads a document, or fills the memory."""
+
 
 def text_reader(text_from: TextFrom | None) -> TextOf:
     """The function that reads a document's text.
 
     Args:
         text_from: None for "text"; a template such as "{title} ({brand}), {price:.2f} EUR", whose fields a
-            mapping must have; names of fields, whose values are joined by newlines, absent and empty ones
-            left out; or a function from the document to its text.
+            mapping must have; a field name, or a list of them, whose values are joined by newlines, absent and empty
+            ones left out; or a function from the document to its text.
     """
     if text_from is None:
-        return _plain_text
+        return read_text
     if isinstance(text_from, str):
-        return _template_reader(text_from)
+        return _field_reader([text_from]) if text_from.isidentifier() else _template_reader(text_from)
     if callable(text_from):
         return _function_reader(text_from)
     return _field_reader(text_from)
 
 
-def _plain_text(document: DocumentLike, name: str) -> str:
+def read_text(document: DocumentLike, name: str) -> str:
+    """The text of a str, of a `Document`, or of a mapping's "text"."""
     if isinstance(document, str):
         return document
     if isinstance(document, Document):
@@ -49,15 +54,8 @@ def _plain_text(document: DocumentLike, name: str) -> str:
 
 
 def _template_reader(template: str) -> TextOf:
-    try:
-        names = [field for _, field, _, _ in Formatter().parse(template) if field is not None]
-    except ValueError as error:
-        raise InvalidRequestError(f"text_from is not a template: {error}") from None
-    # A plain name only: "{title.__class__}" would reach into the caller's objects.
-    unusable = [name for name in names if not name.isidentifier()]
-    if unusable or not names:
-        what = f"has the field {{{unusable[0]}}}" if unusable else "names no field"
-        raise InvalidRequestError(f'text_from {what}; write a template with plain names such as "{{title}}: {{price}}"')
+    pieces = _parse(template)
+    names = [field for _, field, _, _ in pieces if field is not None]
 
     def read(document: DocumentLike, name: str) -> str:
         if isinstance(document, str):
@@ -69,12 +67,52 @@ def _template_reader(template: str) -> TextOf:
                 f"{name} has no {missing[0]!r}, which text_from needs (its keys: {_keys(fields)}); "
                 "add it, or name the fields in a list, where absent ones are left out"
             )
-        try:
-            return template.format_map(fields)
-        except (ValueError, TypeError) as error:
-            raise InvalidRequestError(f"{name} does not fit the template in text_from: {error}") from None
+        return "".join(
+            literal if field is None else literal + _formatted(fields[field], spec, conversion, f"{name}[{field!r}]")
+            for literal, field, spec, conversion in pieces
+        )
 
     return read
+
+
+def _parse(template: str) -> list[tuple[str, str | None, str, str | None]]:
+    """The pieces of a template: text, field, format specification and conversion."""
+    try:
+        pieces = [(text, field, spec or "", way) for text, field, spec, way in Formatter().parse(template)]
+    except ValueError as error:
+        raise InvalidRequestError(f"text_from is not a template: {error}") from None
+    names = [field for _, field, _, _ in pieces if field is not None]
+    # Plain names only: "{title.__class__}" would reach into the caller's objects.
+    unusable = [name for name in names if not name.isidentifier()]
+    if unusable or not names:
+        what = f"has the field {{{unusable[0]}}}" if unusable else "names no field"
+        raise InvalidRequestError(f'text_from {what}; write a template with plain names such as "{{title}}: {{price}}"')
+    for _, field, spec, way in pieces:
+        if "{" in spec:
+            raise InvalidRequestError(f"text_from has a field in the format of {{{field}}}; write the format out")
+        if any(int(number) > _WIDEST for number in re.findall(r"[0-9]+", spec)):
+            raise InvalidRequestError(f"text_from formats {{{field}}} wider than {_WIDEST} characters: {spec!r}")
+        if way not in (None, "s", "r", "a"):
+            raise InvalidRequestError(f"text_from has the conversion {{{field}!{way}}}; Python knows !s, !r and !a")
+    return pieces
+
+
+def _formatted(value: object, spec: str, conversion: str | None, name: str) -> str:
+    """A field's value in a template: None is empty, items of a list or mapping are joined by commas."""
+    if conversion is not None:
+        value = Formatter().convert_field(value, conversion)
+    elif value is None:
+        return ""
+    elif isinstance(value, (list, tuple)):
+        return ", ".join(_formatted(item, spec, None, name) for item in value)
+    elif isinstance(value, (set, frozenset)):  # sets have no order that two processes share
+        return ", ".join(sorted(_formatted(item, spec, None, name) for item in value))
+    elif isinstance(value, Mapping):
+        return ", ".join(f"{key}: {_formatted(item, spec, None, name)}" for key, item in value.items())
+    try:
+        return format(value, spec)
+    except (ValueError, TypeError) as error:
+        raise InvalidRequestError(f"{name} does not fit the template in text_from: {error}") from None
 
 
 def _field_reader(names: Sequence[str]) -> TextOf:
@@ -88,7 +126,8 @@ def _field_reader(names: Sequence[str]) -> TextOf:
         if not any(field in fields for field in names):
             raise InvalidRequestError(f"{name} has none of {list(names)} (its keys: {_keys(fields)})")
         values = (fields.get(field) for field in names)
-        return "\n".join(str(value) for value in values if value is not None and value != "")
+        texts = (_formatted(value, "", None, name) for value in values)
+        return "\n".join(text for text in texts if text)
 
     return read
 

@@ -19,21 +19,21 @@ def sigmoid(logit: float) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Relevance:
-    """What makes a relevance score, 0 to 1, of a logit.
+    """The function from a logit to a relevance score, 0 to 1.
 
     Attributes:
-        logit_scale: The logit of a document that fits in every way, where logits are means of cosines times this; None
-            for a cross-encoder, whose logits have no bound and are those of a logistic regression.
+        logit_scale: The largest possible logit in late interaction, whose logits are mean cosines times this; None
+            for a cross-encoder, whose logits are unbounded.
     """
 
     logit_scale: float | None = None
 
     @classmethod
     def of(cls, config: Any) -> Relevance:  # noqa: ANN401  # a protobuf message, which ships no types
-        """What the ensemble's configuration says: its parameter `logit_scale`.
+        """The relevance of an ensemble, from its parameter `logit_scale`.
 
         Raises:
-            UnexpectedResponseError: It is no positive number.
+            UnexpectedResponseError: The parameter is not a positive number.
         """
         if config is None or "logit_scale" not in config.parameters:
             return cls()

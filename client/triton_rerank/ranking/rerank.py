@@ -1,18 +1,21 @@
-"""What `rerank` computes, apart from talking: rows out, scores in, the ordered results at the end."""
+"""The computation of `rerank` without I/O: rows out, scores in, the ordered results at the end."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any, Generic
 
 from triton_rerank.errors import InvalidRequestError
 from triton_rerank.ranking.batching import Limits, Part, Scores, cut_rows, estimate_tokens, parameters
 from triton_rerank.ranking.chunking import count_parts, split
-from triton_rerank.ranking.documents import text_reader
+from triton_rerank.ranking.documents import TextOf, read_text, text_reader
 from triton_rerank.ranking.relevance import Relevance
 from triton_rerank.ranking.validation import (
     MAX_DOCUMENTS,
     check_length,
+    check_long_documents,
     check_many,
     check_priority,
     check_query,
@@ -20,7 +23,7 @@ from triton_rerank.ranking.validation import (
     check_top_n,
     encode_text,
 )
-from triton_rerank.types import Chunk, DocumentLike, LongDocuments, RerankResult, TextFrom, Usage
+from triton_rerank.types import Chunk, DocumentT, LongDocuments, RerankResult, Usage
 
 SIGMOID = Relevance()
 
@@ -34,35 +37,42 @@ _SURELY_LONG = 1.3  # times the room, from which on a document is cut before the
 class RerankOptions:
     """Checked options of one rerank call."""
 
-    top_n: int | None
-    max_length: int | None
-    query_max_length: int | None
-    min_relevance_score: float | None
-    long_documents: LongDocuments
-    priority: int | None
+    top_n: int | None = None
+    max_length: int | None = None
+    query_max_length: int | None = None
+    min_relevance_score: float | None = None
+    long_documents: LongDocuments = "truncate"
+    text_from: TextOf = read_text
+    priority: int | None = None
 
     @classmethod
-    def check(
-        cls,
-        *,
-        top_n: object,
-        max_length: object,
-        query_max_length: object,
-        min_relevance_score: object,
-        long_documents: LongDocuments,
-        priority: object,
-    ) -> RerankOptions:
-        """The options, or InvalidRequestError for the first one that cannot be used."""
-        if long_documents not in ("truncate", "chunk"):
-            raise InvalidRequestError(f'long_documents is {long_documents!r}; pass "truncate" or "chunk"')
-        return cls(
-            top_n=check_top_n(top_n),
-            max_length=check_length(max_length, "max_length"),
-            query_max_length=check_length(query_max_length, "query_max_length"),
-            min_relevance_score=check_relevance_score(min_relevance_score),
-            long_documents=long_documents,
-            priority=check_priority(priority),
-        )
+    def check(cls, given: Mapping[str, object]) -> RerankOptions:
+        """The options, or an error for the first one that cannot be used.
+
+        Args:
+            given: `CallOptions` without `timeout`.
+
+        Raises:
+            InvalidRequestError: A value is unusable.
+            TypeError: There is no such option.
+        """
+        for name in given:
+            if name not in _CHECKS:
+                raise TypeError(
+                    f"rerank has no option {name!r}; its options: {', '.join(sorted([*_CHECKS, 'timeout']))}"
+                )
+        return cls(**{name: _CHECKS[name](value) for name, value in given.items()})
+
+
+_CHECKS: dict[str, Callable[[Any], Any]] = {
+    "top_n": check_top_n,
+    "max_length": partial(check_length, name="max_length"),
+    "query_max_length": partial(check_length, name="query_max_length"),
+    "min_relevance_score": check_relevance_score,
+    "long_documents": check_long_documents,
+    "text_from": text_reader,
+    "priority": check_priority,
+}
 
 
 @dataclass(slots=True)
@@ -76,25 +86,23 @@ class _Piece:
     num_tokens: int = 0
     truncated: bool = False
     replaced: bool = False
-    """Whether smaller parts stand in for it."""
+    """Whether smaller parts replace it."""
 
 
-class RerankJob:
+class RerankJob(Generic[DocumentT]):
     """One query against documents; long documents in parts if asked for."""
 
     def __init__(
         self,
         query: str,
-        documents: Iterable[DocumentLike],
-        text_from: TextFrom | None,
+        documents: Iterable[DocumentT],
         options: RerankOptions,
     ) -> None:
         self._options = options
         self._query = encode_text(check_query(query), "query")
-        self._documents: list[DocumentLike] = check_many(documents, "documents", "documents")
-        text_of = text_reader(text_from)
-        self._texts = [text_of(document, f"documents[{place}]") for place, document in enumerate(self._documents)]
-        self._encoded = [encode_text(text, f"documents[{place}]") for place, text in enumerate(self._texts)]
+        self._documents: list[DocumentT] = check_many(documents, "documents", "documents")
+        self._texts = [options.text_from(doc, f"documents[{index}]") for index, doc in enumerate(self._documents)]
+        self._encoded = [encode_text(text, f"documents[{index}]") for index, text in enumerate(self._texts)]
         self._pieces: list[_Piece] = []
         self._new: list[_Piece] = []
         self._started = False
@@ -117,10 +125,10 @@ class RerankJob:
         return needs_length or self._options.priority is not None
 
     def next_round(self, limits: Limits) -> list[Part]:
-        """The rows to score next; nothing when all is done.
+        """The rows to score next; an empty list when all are scored.
 
-        Truncating takes one round. Parts take more where the server says that one was still truncated: it is
-        cut again, so that in the end no token of a document went unread.
+        Truncating takes one round. Parts take more if the server reports that one was still truncated: it is
+        split again, so that in the end no token of a document went unread.
         """
         if not self._started:
             self._started = True
@@ -136,7 +144,7 @@ class RerankJob:
         return cut_rows(self._query, [self._bytes_of(piece) for piece in self._new], limits.rows)
 
     def take(self, part: Part, scores: Scores) -> None:
-        """Put a part's answer into its places."""
+        """Store a part's answer at the indices of its rows."""
         new = self._new
         for row, logit, num_tokens, truncated in zip(
             part.rows, scores.logits, scores.num_tokens, scores.truncated, strict=True
@@ -144,7 +152,7 @@ class RerankJob:
             piece = new[row]
             piece.logit, piece.num_tokens, piece.truncated = logit, num_tokens, bool(truncated)
 
-    def results(self, relevance: Relevance = SIGMOID) -> tuple[RerankResult, ...]:
+    def results(self, relevance: Relevance = SIGMOID) -> tuple[RerankResult[DocumentT], ...]:
         """The documents by descending logit; equal logits keep the caller's order.
 
         Args:
@@ -169,7 +177,9 @@ class RerankJob:
         cut = {piece.document for piece in self._pieces if piece.truncated and not piece.replaced}
         return Usage(len(self._documents), len(self._pieces), sum(p.num_tokens for p in self._pieces), len(cut))
 
-    def _result(self, best: _Piece, rank: int, parts: Sequence[_Piece], relevance: Relevance) -> RerankResult:
+    def _result(
+        self, best: _Piece, rank: int, parts: Sequence[_Piece], relevance: Relevance
+    ) -> RerankResult[DocumentT]:
         text, chunk, num_tokens, truncated = self._texts[best.document], None, best.num_tokens, best.truncated
         if len(parts) > 1:
             index = sum(piece.start < best.start for piece in parts)

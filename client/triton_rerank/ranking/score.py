@@ -1,9 +1,9 @@
-"""What `score` computes, apart from talking: pairs out, logits in."""
+"""The computation of `score` without I/O: pairs out, logits in."""
 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from triton_rerank.errors import InvalidRequestError
@@ -17,19 +17,19 @@ class ScoreJob:
     def __init__(
         self, pairs: Iterable[Any], max_length: object = None, query_max_length: object = None, priority: object = None
     ) -> None:
-        self.parameters = parameters(
+        self.parameters: dict[str, int] = parameters(
             check_length(max_length, "max_length"),
             check_length(query_max_length, "query_max_length"),
             check_priority(priority),
         )
-        self.needs_info = priority is not None  # its priorities
+        self.needs_info: bool = priority is not None  # for the number of priorities
         checked = [
-            _check_pair(pair, place) for place, pair in enumerate(check_many(pairs, "pairs", "pairs", limit=None))
+            _check_pair(pair, index) for index, pair in enumerate(check_many(pairs, "pairs", "pairs", limit=None))
         ]
         self._queries = [query for query, _ in checked]
         self._documents = [document for _, document in checked]
         self._sent = False
-        self.logits = array("f", bytes(4 * len(checked)))
+        self.logits: array[float] = array("f", bytes(4 * len(checked)))
 
     def next_round(self, limits: Limits) -> list[Part]:
         """All pairs the first time, nothing after."""
@@ -39,14 +39,16 @@ class ScoreJob:
         return cut_rows(self._queries, self._documents, limits.rows, "pairs")
 
     def take(self, part: Part, scores: Scores) -> None:
-        """Put a part's logits into their places."""
+        """Put a part's logits into their indexs."""
         for row, logit in zip(part.rows, scores.logits, strict=True):
             self.logits[row] = logit
 
 
-def _check_pair(pair: object, place: int) -> tuple[bytes, bytes]:
-    name = f"pairs[{place}]"
-    if not isinstance(pair, Sequence) or isinstance(pair, (str, bytes)) or len(pair) != 2:
+def _check_pair(pair: Any, index: int) -> tuple[bytes, bytes]:  # noqa: ANN401  # it is what is checked
+    name = f"pairs[{index}]"
+    # numpy's rows are no Sequence.
+    is_row = isinstance(pair, Collection) and hasattr(pair, "__getitem__")
+    if not is_row or isinstance(pair, (str, bytes, Mapping)) or len(pair) != 2:
         raise InvalidRequestError(f"{name} is not a pair (got {kind_of(pair)}); pass (query, document)")
     query, document = pair
     check_query(query, f"{name}[0]")

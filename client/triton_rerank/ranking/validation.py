@@ -1,28 +1,35 @@
-"""Checks of arguments. A refusal names the argument, what it got, and the remedy; texts are never quoted."""
+"""Checks of arguments. A message names the argument, the value's type and the remedy; it never quotes texts."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sized
+import operator
+import sys
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from itertools import islice
-from typing import Any
+from numbers import Real
+from typing import Any, SupportsIndex
 
-from triton_rerank.errors import InvalidRequestError
+from triton_rerank.errors import InvalidRequestError, RerankError
+from triton_rerank.types import LongDocuments
 
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
-"""What client and server let through in one message, either way."""
+"""Limit of one message in both directions, set in client and server."""
 
 MAX_DOCUMENTS = 10_000
-"""Documents in one call: more would hold a server for minutes, and to choose is a first stage's work."""
+"""Documents in one call: more would occupy a server for minutes; narrowing down is the first stage's work."""
+
+_MOST = 2**31 - 1
+_LONGEST_TIMEOUT_S = 31_536_000  # a year: far below where clocks and Triton's microseconds overflow
 
 
 def kind_of(value: object) -> str:
-    """How a message names what it got."""
+    """The type of a value, as messages name it."""
     return "None" if value is None else type(value).__name__
 
 
 def check_query(query: object, name: str = "query") -> str:
-    """A query is a text with something in it."""
+    """A query is a text that is not blank."""
     if not isinstance(query, str):
         raise InvalidRequestError(f"{name} is not text (got {kind_of(query)}); pass a str")
     if not query.strip():
@@ -43,19 +50,36 @@ def check_many(values: Iterable[Any], name: str, what: str, limit: int | None = 
     return taken
 
 
-def check_int(value: object, name: str, *, at_least: int, remedy: str) -> int:
-    """An int that is no bool and not below `at_least`. numpy's integers count as int."""
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
+def check_searches(searches: Iterable[Any]) -> list[tuple[str, Any]]:
+    """(query, documents) pairs as a list."""
+    checked = check_many(searches, "searches", "(query, documents) pairs", limit=None)
+    for index, search in enumerate(checked):
+        if isinstance(search, (str, bytes, Mapping)) or not isinstance(search, Sequence) or len(search) != 2:
+            raise InvalidRequestError(f"searches[{index}] is a {kind_of(search)}; pass (query, documents)")
+    return checked
+
+
+def name_search(error: RerankError, index: int) -> RerankError:
+    """`error` with the index of the search that failed."""
+    return type(error)(f"searches[{index}]: {error}")
+
+
+def check_int(value: object, name: str, *, at_least: int, remedy: str, at_most: int = sys.maxsize) -> int:
+    """An int from `at_least` to `at_most`, not a bool. numpy's integers count as int."""
+    if isinstance(value, bool) or not isinstance(value, SupportsIndex):
         raise InvalidRequestError(f"{name} is not an int (got {kind_of(value)}); {remedy}")
-    number = value.__index__()
-    if number < at_least:
+    try:
+        number = operator.index(value)
+    except TypeError:  # an array of several values has __index__, too
+        raise InvalidRequestError(f"{name} is not an int (got {kind_of(value)}); {remedy}") from None
+    if not at_least <= number <= at_most:
         raise InvalidRequestError(f"{name} is {number}; {remedy}")
     return int(number)
 
 
 def check_optional_int(value: object, name: str, *, remedy: str) -> int | None:
-    """None, or an int from 1 on."""
-    return None if value is None else check_int(value, name, at_least=1, remedy=remedy)
+    """None, or an int from 1 to 2**31 - 1."""
+    return None if value is None else check_int(value, name, at_least=1, remedy=remedy, at_most=_MOST)
 
 
 def check_top_n(top_n: object) -> int | None:
@@ -69,7 +93,7 @@ def check_length(value: object, name: str) -> int | None:
 
 
 def check_priority(value: object) -> int | None:
-    """None or a priority, 1 the first; how many there are, the server says."""
+    """None or a priority, 1 the first; the server determines how many there are."""
     return check_optional_int(value, "priority", remedy="pass 1 (first) or more, or None for the server's default")
 
 
@@ -77,22 +101,37 @@ def check_timeout(timeout: object) -> float | None:
     """None or a number of seconds above 0."""
     if timeout is None:
         return None
-    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
-        raise InvalidRequestError(f"timeout is not a number (got {kind_of(timeout)}); pass seconds, or None")
-    if not timeout > 0 or math.isinf(timeout):
-        raise InvalidRequestError(f"timeout is {timeout}; pass seconds above 0, or None")
-    return float(timeout)
+    seconds = _number(timeout, "timeout", "pass seconds, or None")
+    if not 0 < seconds <= _LONGEST_TIMEOUT_S:
+        raise InvalidRequestError(f"timeout is {timeout}; pass seconds above 0, up to a year, or None")
+    return seconds
 
 
 def check_relevance_score(value: object) -> float | None:
     """None or a relevance score, 0 to 1."""
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise InvalidRequestError(f"min_relevance_score is not a number (got {kind_of(value)}); pass 0 to 1")
-    if not 0 <= value <= 1:
+    score = _number(value, "min_relevance_score", "pass 0 to 1")
+    if not 0 <= score <= 1:
         raise InvalidRequestError(f"min_relevance_score is {value}; relevance scores lie between 0 and 1")
-    return float(value)
+    return score
+
+
+def _number(value: object, name: str, remedy: str) -> float:
+    """A real number, not a bool. numpy's numbers count."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise InvalidRequestError(f"{name} is not a number (got {kind_of(value)}); {remedy}")
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
+
+
+def check_long_documents(value: object) -> LongDocuments:
+    """One of the two ways to treat a document beyond `max_length`."""
+    if value != "truncate" and value != "chunk":  # mypy narrows to the literals by == alone
+        raise InvalidRequestError(f'long_documents is {value!r}; pass "truncate" or "chunk"')
+    return value
 
 
 def encode_text(text: str, name: str) -> bytes:

@@ -1,4 +1,4 @@
-"""The only module that touches gRPC and tritonclient: imported when a client is made, as it loads slowly."""
+"""gRPC and tritonclient, used by this module alone. It is imported when a client is made, since they load slowly."""
 
 from __future__ import annotations
 
@@ -11,21 +11,23 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from triton_rerank.errors import RerankError, UnexpectedResponseError, error_from_status
 from triton_rerank.ranking.batching import Part
-from triton_rerank.transport.connection import TLS, channel_options
+from triton_rerank.transport.connection import TLS, channel_options, through_proxy
 from triton_rerank.transport.untyped import Channel, Message, Rpc, Stub
 
 OUTPUTS = ("logits", "num_tokens", "truncated")
 COMPRESSION = {None: None, "gzip": grpc.Compression.Gzip, "deflate": grpc.Compression.Deflate}
 
 DEFAULT_PRIORITY = 2
-"""Of calls that say nothing, in the server's configs."""
+"""Priority of calls that pass none, in the server's configs."""
 
 RpcError = grpc.RpcError
+UsageError = grpc.aio.UsageError
+"""grpc.aio raises it for a request on a closed channel."""
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A message and the remote procedure that takes it."""
+    """A message and the name of its RPC."""
 
     method: str
     message: Message
@@ -33,7 +35,7 @@ class Request:
 
 
 def stub(url: str, tls: TLS | None, compression: str | None) -> tuple[Channel, Stub]:
-    """A channel to one server, and Triton's procedures on it."""
+    """A channel to one server, and Triton's RPCs on it."""
     return _with_stub(_open(grpc, url, tls, compression))
 
 
@@ -43,7 +45,7 @@ def async_stub(url: str, tls: TLS | None, compression: str | None) -> tuple[Chan
 
 
 def _open(module: ModuleType, url: str, tls: TLS | None, compression: str | None) -> Channel:
-    options, packing = channel_options(url), COMPRESSION[compression]
+    options, packing = channel_options(url, tls), COMPRESSION[compression]
     if tls is None:
         return module.insecure_channel(url, options=options, compression=packing)
     roots, key, chain = tls.read()
@@ -70,11 +72,16 @@ def infer_request(model: str, part: Part, parameters: Mapping[str, int]) -> Requ
 
 
 def info_request(model: str, part: Part) -> Request:
-    """Ask a tokenizer model what it knows of the checkpoint: its output `model_info`, for one pair."""
+    """Ask a tokenizer model for its output `model_info`, a description of the checkpoint, with one pair."""
     request = infer_request(model, part, {})
     del request.message.outputs[:]
     request.message.outputs.add(name="model_info")
     return request
+
+
+def index_request() -> Request:
+    """Ask for the names of the models."""
+    return Request("RepositoryIndex", service_pb2.RepositoryIndexRequest(ready=True))
 
 
 def config_request(model: str) -> Request:
@@ -83,15 +90,15 @@ def config_request(model: str) -> Request:
 
 
 def set_timeout(request: Request, remaining_s: float | None) -> None:
-    """Tell Triton how long somebody waits for this request, in its own parameter, microseconds."""
+    """Set the remaining time of the call as Triton's request parameter `timeout`, in microseconds."""
     if request.method == "ModelInfer" and remaining_s is not None:
         request.message.parameters["timeout"].int64_param = max(1, int(remaining_s * 1e6))
 
 
 def set_priority(request: Request, *, begun: bool) -> None:
-    """Tell Triton whose turn it is, in its own parameter: two levels for each priority, the first for calls begun.
+    """Set Triton's request parameter `priority`: two levels for each priority, the first for calls that have begun.
 
-    The level of a call that says nothing and has not begun is the server's default, which stands for DEFAULT_PRIORITY.
+    Without a priority, a call that has not begun gets the server's default level, which stands for DEFAULT_PRIORITY.
     """
     if request.method == "ModelInfer" and (begun or request.priority):
         level = 2 * (request.priority or DEFAULT_PRIORITY) - begun
@@ -100,21 +107,24 @@ def set_priority(request: Request, *, begun: bool) -> None:
 
 def error_from_rpc(error: Rpc, server: str) -> RerankError:
     """The error that a failed call stands for."""
-    return error_from_status(error.code().name, error.details(), server)
+    details = error.details()
+    if through_proxy(server) and "failed to connect" in (details or ""):
+        details += "; http_proxy or https_proxy is set: add the server to no_proxy if it is reached directly"
+    return error_from_status(error.code().name, details, server)
 
 
 def steps_of(config: Message) -> list[str]:
     """Names of the ensemble's models: first the tokenizer, last the one that scores.
 
     Raises:
-        UnexpectedResponseError: The model is no ensemble.
+        UnexpectedResponseError: The model is not an ensemble.
     """
     steps = config.ensemble_scheduling.step
     if not steps:
-        raise UnexpectedResponseError(f"model {config.name!r} is no ensemble, so it names no tokenizer")
+        raise UnexpectedResponseError(f"model {config.name!r} is not an ensemble, so it names no tokenizer")
     return [str(step.model_name) for step in steps]
 
 
 def encoder_of(config: Message) -> str | None:
-    """The model that a scoring model asks for vectors, as it says itself; None for one that holds the weights."""
+    """The model that computes vectors for a scoring model; None if the scoring model holds the weights."""
     return str(config.parameters["encoder_model"].string_value) if "encoder_model" in config.parameters else None

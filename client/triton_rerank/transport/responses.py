@@ -23,8 +23,7 @@ def read_scores(response: Message, num_pairs: int) -> Scores:
     """The three output tensors of a ModelInferResponse.
 
     Raises:
-        UnexpectedResponseError: A tensor is missing, has another type or shape, or a logit is no finite
-            number.
+        UnexpectedResponseError: A tensor is missing, has another type or shape, or a logit is not finite.
     """
     logits = _column(response, "logits", "FP32", num_pairs)
     if not all(map(math.isfinite, logits)):
@@ -46,9 +45,9 @@ def read_json(response: Message, name: str) -> dict[str, Any]:
     try:
         value = json.loads(raw[4 : 4 + length])
     except ValueError as error:
-        raise UnexpectedResponseError(f"{name} is no JSON: {error}") from None
+        raise UnexpectedResponseError(f"{name} is not JSON: {error}") from None
     if not isinstance(value, dict):
-        raise UnexpectedResponseError(f"{name} is no JSON object")
+        raise UnexpectedResponseError(f"{name} is not a JSON object")
     return value
 
 

@@ -1,4 +1,4 @@
-"""When to try again: full jitter, a budget against amplifying overload, one deadline for everything."""
+"""When to retry: jittered backoff, a budget against amplified overload, one deadline for everything."""
 
 from __future__ import annotations
 
@@ -6,13 +6,16 @@ import random
 import threading
 from dataclasses import dataclass
 
-_FIRST_CAP_S = 0.1
-_LAST_CAP_S = 2.0
+_OVERLOAD_FIRST_S, _OVERLOAD_LAST_S = 0.1, 2.0
+_GONE_FIRST_S, _GONE_LAST_S = 0.2, 5.0
+
+GONE_WINDOW_S = 10.0
+"""How long a request is retried while no server answers. A restart of Triton with a small model takes 3 to 10 s."""
 
 
 @dataclass(frozen=True, slots=True)
 class Deadline:
-    """The moment, on a monotonic clock, at which a call must be over; None for never."""
+    """The time, on a monotonic clock, at which a call must be over; None for never."""
 
     at: float | None
 
@@ -31,23 +34,32 @@ class Deadline:
 
 
 def backoff_s(retries: int, chance: float | None = None) -> float:
-    """Seconds to wait before the retry that follows `retries` earlier ones: full jitter.
+    """Seconds to wait before the retry that follows `retries` earlier ones of a request to an overloaded server.
 
-    Uniform between 0 and min(2, 0.1 * 2**retries) seconds ("Exponential Backoff And Jitter", AWS Architecture
-    Blog, 2015): callers that failed together come back apart.
+    Full jitter: uniform between 0 and min(2, 0.1 * 2**retries) seconds ("Exponential Backoff And Jitter", AWS
+    Architecture Blog, 2015), so that callers that failed together come back apart.
 
     Args:
         retries: How many times the request has been sent again before.
         chance: A number from 0 to 1 in place of a random one.
     """
-    cap_s = min(_LAST_CAP_S, _FIRST_CAP_S * float(2**retries))
+    cap_s = min(_OVERLOAD_LAST_S, _OVERLOAD_FIRST_S * float(2 ** min(retries, 30)))
     return cap_s * (random.random() if chance is None else chance)
+
+
+def gone_backoff_s(retries: int, chance: float | None = None) -> float:
+    """Seconds to wait before the retry that follows `retries` earlier ones of a request that no server answers.
+
+    Equal jitter: between half and the whole of min(5, 0.2 * 2**retries) seconds.
+    """
+    cap_s = min(_GONE_LAST_S, _GONE_FIRST_S * float(2 ** min(retries, 30)))
+    return cap_s * (0.5 + 0.5 * (random.random() if chance is None else chance))
 
 
 class RetryBudget:
     """A token bucket that stops retries while most requests fail, as gRPC's retryThrottling does (gRFC A6).
 
-    Each charged failure takes one token, each success returns a tenth; retries are allowed above half of the
+    Each refusal for overload takes one token, each success returns a tenth; retries are allowed above half of the
     bucket. So a healthy client may retry 50 failures at once, and one whose every request fails adds 10 % of
     load at most.
     """

@@ -9,11 +9,11 @@ from typing import Any
 
 class _NoSpan:
     def set_attribute(self, key: str, value: object) -> None:
-        """Forget it."""
+        """Do nothing."""
 
 
 class Tracer:
-    """A client's way to OpenTelemetry. Spans carry numbers and the model's name, never texts."""
+    """A client's spans in OpenTelemetry. They carry numbers and the model's name, never texts."""
 
     def __init__(self) -> None:
         try:

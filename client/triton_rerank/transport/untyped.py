@@ -1,11 +1,11 @@
-"""Names for what gRPC and tritonclient hand over. They ship no types of their own."""
+"""Names for the types of gRPC and tritonclient, which ship no annotations."""
 
 from typing import Any
 
 Channel = Any
 Stub = Any
-"""Triton's procedures on a channel, such as `stub.ModelInfer`."""
+"""Triton's RPCs on a channel, such as `stub.ModelInfer`."""
 Rpc = Any
-"""A call under way."""
+"""A gRPC call in flight."""
 Message = Any
 """A protobuf message of Triton's service."""

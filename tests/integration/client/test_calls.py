@@ -53,8 +53,8 @@ def test_the_relevant_document_comes_first_across_languages(client):
 def test_scores_do_not_depend_on_how_a_list_is_cut(client_class, server):
     documents = [MIXED[number % len(MIXED)] + str(number) for number in range(100)]
     found = []
-    for request_size in (5, 32, 64):
-        with client_class(server.grpc_url, request_size=request_size, timeout=120) as client:
+    for pairs_per_request in (5, 32, 64):
+        with client_class(server.grpc_url, pairs_per_request=pairs_per_request, timeout=120) as client:
             found.append(logits(client.rerank("short words", documents)))
     for other in found[1:]:
         assert other == pytest.approx(found[0], abs=0.05)  # bf16 rounds with the shape of a batch

@@ -7,6 +7,7 @@ import threading
 import time
 from contextlib import ExitStack
 
+import psutil
 import pytest
 import trustme
 
@@ -75,6 +76,68 @@ def test_one_of_three_servers_is_killed_and_restarted_in_the_middle_of_500_calls
         wait_until(used_again)
 
 
+@pytest.fixture(scope="module")
+def pair_of_servers(demo_repository):
+    with (
+        EmbeddedServer(demo_repository, grpc_port=free_port(), exit_timeout_s=0) as first,
+        EmbeddedServer(demo_repository, grpc_port=free_port(), exit_timeout_s=0) as second,
+    ):
+        yield first, second
+
+
+def processes(server):
+    return psutil.Process(server._supervisor.pid).children(recursive=True)
+
+
+def tritonserver_of(server):
+    everyone = [psutil.Process(server._supervisor.pid), *processes(server)]
+    return next(process for process in everyone if "tritonserver" in process.name())
+
+
+def test_one_of_two_servers_is_frozen(pair_of_servers, client_class):
+    frozen, _ = pair_of_servers
+    process = tritonserver_of(frozen)
+    with client_class([server.grpc_url for server in pair_of_servers], timeout=20) as client:
+        for _ in range(4):
+            client.rerank("influenza", DOCUMENTS)
+        process.suspend()
+        try:
+            timings = [client.rerank("influenza", DOCUMENTS).timing for _ in range(60)]
+        finally:
+            process.resume()
+        # One call waited until it moved on; after that, only a probe after each rest did.
+        delayed = [timing for timing in timings if timing.num_retries]
+        assert 1 <= len(delayed) <= 8
+        before = num_requests(frozen)
+        for _ in range(600):  # the frozen server is used again when it answers
+            client.rerank("influenza", DOCUMENTS)
+            if num_requests(frozen) >= before + 5:
+                break
+            time.sleep(0.02)
+        assert num_requests(frozen) >= before + 5
+
+
+def test_a_server_whose_tokenizer_process_died_counts_as_down(pair_of_servers, client_class):
+    broken, _ = pair_of_servers
+    for process in processes(broken):
+        # The second run of this test finds it dead.
+        if process.status() != psutil.STATUS_ZOMBIE and "tokenizer" in " ".join(process.cmdline()):
+            process.kill()
+    with client_class([server.grpc_url for server in pair_of_servers], timeout=20) as client:
+        for _ in range(40):
+            assert len(client.rerank("influenza", DOCUMENTS)) == 4
+
+
+def test_the_whole_query_is_read_if_asked(server, client_class):
+    query = "word " * 450  # beyond three quarters of 512 tokens, and with the document below 512
+    with client_class(server.grpc_url) as client:
+        cut = client.rerank(query, ["influenza"])[0]
+        whole = client.rerank(query, ["influenza"], query_max_length=500)[0]
+    assert (cut.truncated, whole.truncated) == (True, False)
+    assert 450 < whole.num_tokens <= 512
+    assert whole.num_tokens > cut.num_tokens
+
+
 def num_requests(server, model="reranker"):
     return raw.statistics(server.grpc_url, model)[0]
 
@@ -109,7 +172,7 @@ def small_queue_server(demo_artefacts, tmp_path_factory):
 
 async def test_a_full_queue_is_told_apart_from_a_dead_server(small_queue_server):
     texts = ["word " * 3000] * 64  # tokenizing these takes the tokenizer long enough for a queue to build up
-    async with tr.AsyncRerankClient(small_queue_server.grpc_url, max_retries=0, request_size=64) as client:
+    async with tr.AsyncRerankClient(small_queue_server.grpc_url, max_retries=0, pairs_per_request=64) as client:
         await client.rerank("q", ["a"])
         calls = (client.rerank("q", texts, max_length=16) for _ in range(24))
         outcomes = await asyncio.gather(*calls, return_exceptions=True)

@@ -150,7 +150,7 @@ def test_refusals_are_counted_by_the_ensemble_alone(narrow):
 
 def test_interactive_calls_overtake_what_says_nothing_and_that_overtakes_bulk(server):
     finished = []
-    with RerankClient(server.grpc_url, request_size=64) as client, ThreadPoolExecutor(18) as pool:
+    with RerankClient(server.grpc_url, pairs_per_request=64) as client, ThreadPoolExecutor(18) as pool:
 
         def call(priority):
             client.rerank("flu", DOCUMENTS * 2, priority=priority)  # as many as the cross_encoder runs together

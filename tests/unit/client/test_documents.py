@@ -25,6 +25,20 @@ def test_fields_are_joined_by_newlines_without_absent_ones():
     assert read(("brand",), SHOE) == "Acme"
 
 
+def test_a_bare_field_name_is_that_field():
+    assert read("text", SHOE) == "plain"
+    assert read("title", SHOE) == "跑鞋"
+
+
+def test_values_read_as_text_not_as_python():
+    product = {"colours": ["red", "blue"], "sizes": (41, 42.5), "tags": {"b", "a"}, "note": None, "box": {"cm": 30}}
+    assert read("{colours}; {sizes:.1f}; {tags}; {note}; {note:.2f}; {box}", product) == (
+        "red, blue; 41.0, 42.5; a, b; ; ; cm: 30"
+    )
+    assert read(["colours", "note", "sizes"], product) == "red, blue\n41, 42.5"
+    assert read("{colours!r} {{kept}}", product) == "['red', 'blue'] {kept}"
+
+
 def test_a_function_may_do_anything():
     assert read(lambda document: document["title"] * 2, SHOE) == "跑鞋跑鞋"
 
@@ -48,7 +62,9 @@ def test_plain_texts_need_no_fields(text_from):
             SHOE,
             r"documents\[0\] has no 'size', which text_from needs \(its keys: 'title', ",
         ),
-        ("{title:.2f}", SHOE, r"documents\[0\] does not fit the template"),
+        ("{title:.2f}", SHOE, r"documents\[0\]\['title'\] does not fit the template"),
+        ("size", SHOE, r"documents\[0\] has none of \['size'\]"),
+        ("{title:.2f}", {"title": ["a"]}, r"documents\[0\]\['title'\] does not fit the template"),
         (["size"], SHOE, r"documents\[0\] has none of \['size'\]"),
         (["title"], 3, r"documents\[0\] has no fields \(got int\)"),
         (lambda document: None, SHOE, r"text_from\(documents\[0\]\) is not text \(got None\)"),
@@ -60,7 +76,11 @@ def test_a_document_without_its_fields_is_named(text_from, document, message):
 
 
 @pytest.mark.parametrize(
-    "text_from", ["no field", "{}", "{0}", "{title.__class__}", "{title[0]}", "{title", [], [1], 5]
+    "text_from",
+    [
+        *("no field", "{}", "{0}", "{title.__class__}", "{title[0]}", "{title", [], [1], 5),
+        *("{title:{price.__class__}<9}", "{title:{missing}}", "{title:>50000000}", "{price:.9999999f}", "{title!x}"),
+    ],
 )
 def test_a_rule_that_cannot_work_is_refused_at_once(text_from):
     with pytest.raises(InvalidRequestError, match="text_from"):

@@ -26,6 +26,16 @@ from triton_rerank.errors import error_from_status
         ("DEADLINE_EXCEEDED", "Deadline Exceeded", tr.RequestTimeoutError, TimeoutError),
         ("CANCELLED", "Locally cancelled by application!", tr.RequestCancelledError, tr.RerankError),
         ("INTERNAL", "onnx runtime error 6", tr.InferenceError, tr.RerankError),
+        # Triton 2.51, python_be.cc
+        ("INTERNAL", "Stub process 'tokenizer_0_0' is not healthy.", tr.ServerUnavailableError, ConnectionError),
+        (
+            "INTERNAL",
+            "Failed to process the request(s) for model instance 'tokenizer_0_0', message: Stub process "
+            "'tokenizer_0_0' is not healthy.",
+            tr.ServerUnavailableError,
+            ConnectionError,
+        ),
+        ("INVALID_ARGUMENT", "the query is not healthy", tr.InvalidRequestError, ValueError),
         ("INTERNAL", "Received RST_STREAM with error code 2", tr.ServerUnavailableError, ConnectionError),
         ("UNKNOWN", "Stream removed", tr.InferenceError, tr.RerankError),
         ("UNIMPLEMENTED", None, tr.InferenceError, tr.RerankError),
@@ -36,6 +46,15 @@ def test_every_status_has_its_error(status, message, kind, also):
     assert type(error) is kind
     assert isinstance(error, also)
     assert str(error).startswith(f"host:8001: {message or 'no reason given'}")
+
+
+def test_a_full_queue_is_told_with_its_remedies_and_without_an_unknown_request_id():
+    details = "[request id: <id_unknown>] Exceeds maximum queue size"
+    error = error_from_status("UNAVAILABLE", details, "host:8001")
+    assert str(error) == (
+        "host:8001: Exceeds maximum queue size; send fewer calls at once, add servers, or raise max_queue_size in "
+        "config.pbtxt"
+    )
 
 
 def test_a_dead_address_gets_a_remedy():

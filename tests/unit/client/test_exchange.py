@@ -1,3 +1,4 @@
+import time
 from itertools import pairwise
 
 import pytest
@@ -9,33 +10,39 @@ from triton_rerank import (
     ServerUnavailableError,
 )
 from triton_rerank.transport.exchange import Exchange
-from triton_rerank.transport.retry import Deadline, RetryBudget, backoff_s
+from triton_rerank.transport.retry import Deadline, RetryBudget, backoff_s, gone_backoff_s
 from triton_rerank.transport.servers import Servers
+
+
+class Course(Exchange):
+    def answered(self, attempt, now=0.0):
+        super().answered(attempt, now)
+
 
 DOWN, FULL = ServerUnavailableError("down"), ServerOverloadedError("full")
 
 
 def exchange(count=1, *, servers=1, timeout=None, max_retries=2, budget=None, begun=True, backoff=lambda retries: 1.0):
-    return Exchange(
+    return Course(
         count,
         servers=servers if isinstance(servers, Servers) else Servers([f"s{n}" for n in range(servers)]),
         deadline=Deadline.after(timeout, 0.0),
         budget=budget or RetryBudget(),
         max_retries=max_retries,
-        now=0.0,
         begun=begun,
         backoff=backoff,
+        gone_backoff=backoff,
     )
 
 
 def test_a_call_opens_with_its_last_request_and_sends_the_others_when_it_is_answered():
     course = exchange(3, begun=False)
     (opening,) = course.due(0.0)
-    assert (opening.place, opening.begun) == (2, False)
+    assert (opening.index, opening.begun) == (2, False)
     assert course.due(0.0) == []
     assert course.wait_s(0.0) is None
     course.answered(opening)
-    assert [(attempt.place, attempt.begun) for attempt in course.due(1.0)] == [(0, True), (1, True)]
+    assert [(attempt.index, attempt.begun) for attempt in course.due(1.0)] == [(0, True), (1, True)]
 
 
 def test_an_opening_that_is_refused_is_tried_again_alone():
@@ -51,7 +58,7 @@ def test_an_opening_that_is_refused_is_tried_again_alone():
 def test_requests_of_a_begun_call_are_due_at_once_and_waited_for_without_end():
     course = exchange(3)
     attempts = course.due(0.0)
-    assert sorted(attempt.place for attempt in attempts) == [0, 1, 2]
+    assert sorted(attempt.index for attempt in attempts) == [0, 1, 2]
     assert course.due(0.0) == []
     assert course.wait_s(0.0) is None
     for attempt in attempts:
@@ -98,12 +105,133 @@ def test_without_retries_a_refusal_ends_the_call():
         course.failed(course.due(0.0)[0], FULL, 0.0)
 
 
-def test_retries_end():
+def test_retries_of_a_refused_request_end():
     course = exchange(max_retries=2)
     for now in (0.0, 1.0):
+        course.failed(course.due(now)[0], FULL, now)
+    with pytest.raises(ServerOverloadedError, match="full"):
+        course.failed(course.due(2.0)[0], FULL, 2.0)
+
+
+def test_a_server_that_is_gone_is_retried_for_10_s_and_no_longer():
+    course, now = exchange(max_retries=1, backoff=lambda retries: 3.0), 1.0
+    for expected in (1.0, 4.0, 7.0, 10.0):
+        assert now == expected
         course.failed(course.due(now)[0], DOWN, now)
+        now += course.wait_s(now)
+    assert now == 11.0
+    (attempt,) = course.due(now)
     with pytest.raises(ServerUnavailableError, match="down"):
-        course.failed(course.due(2.0)[0], DOWN, 2.0)
+        course.failed(attempt, DOWN, now)
+
+
+def test_without_retries_a_server_that_is_gone_ends_the_call():
+    course = exchange(max_retries=0)
+    with pytest.raises(ServerUnavailableError):
+        course.failed(course.due(0.0)[0], DOWN, 0.0)
+
+
+def test_retries_of_a_server_that_is_gone_need_no_budget():
+    budget = RetryBudget()
+    while budget.charge():
+        pass
+    course = exchange(budget=budget)
+    course.failed(course.due(0.0)[0], DOWN, 0.0)
+    assert len(course.due(1.0)) == 1
+
+
+def test_backoff_of_a_server_that_is_gone_grows_from_a_fifth_of_a_second_to_5():
+    assert [gone_backoff_s(n, chance=1.0) for n in (0, 1, 4, 5, 60)] == pytest.approx([0.2, 0.4, 3.2, 5.0, 5.0])
+    assert gone_backoff_s(0, chance=0.0) == pytest.approx(0.1)
+
+
+def test_an_attempt_ends_early_if_another_server_could_answer():
+    servers = Servers(["a", "b"])
+    course = exchange(servers=servers, timeout=60.0)
+    (first,) = course.due(0.0)
+    silent = first.server
+    assert first.limit_s == 10.0  # no answer has been seen yet
+    course.failed(first, RequestTimeoutError("Deadline Exceeded"), 10.0)
+    (second,) = course.due(10.0)
+    assert (second.server, second.limit_s) == (1 - silent, None)
+    course.answered(second, 10.1)
+    assert course.finished
+    # The silent server rests; the next call goes to the other one.
+    assert {servers.pick(10.15) for _ in range(4)} == {second.server}
+
+
+def test_patience_follows_the_slowest_answer_and_is_short_with_a_server_that_failed():
+    servers = Servers(["a", "b"])
+    for server in (0, 1):
+        servers.answered(server, now=0.0, took_s=0.01)
+    assert servers.patience_s(0, 0.0, {0}, quick=False) == 5.0
+    servers.answered(0, now=0.0, took_s=2.0)
+    assert servers.patience_s(0, 0.0, {0}, quick=False) == pytest.approx(40.0)
+    assert servers.patience_s(0, 0.0, {0, 1}, quick=False) is None  # the last one gets all the time
+    servers.unreachable(1, now=0.0)
+    assert servers.patience_s(1, 1.0, {1}, quick=False) == pytest.approx(8.0)
+
+
+def test_half_of_the_time_is_kept_for_the_other_server():
+    (attempt,) = exchange(servers=2, timeout=3.0).due(0.0)
+    assert attempt.limit_s == 1.5
+
+
+def test_a_slow_server_that_answers_others_does_not_rest():
+    servers = Servers(["a", "b"])
+    course = exchange(servers=servers, timeout=60.0)
+    (attempt,) = course.due(0.0)
+    slow = attempt.server
+    servers.answered(slow, now=5.0)
+    course.failed(attempt, RequestTimeoutError("Deadline Exceeded"), 10.0)
+    assert course.due(10.0)[0].server == 1 - slow
+    assert servers.has_other(10.0, tried={1 - slow})
+
+
+def test_without_a_timeout_an_attempt_ends_after_300_s():
+    (attempt,) = exchange().due(0.0)
+    assert attempt.limit_s == 300.0
+
+
+def test_a_timeout_names_the_server_that_answered_nothing():
+    course = exchange(timeout=30.0)
+    (attempt,) = course.due(0.0)
+    with pytest.raises(RequestTimeoutError, match=r"s0 answered no request meanwhile; .*model processes are alive"):
+        course.failed(attempt, RequestTimeoutError("Deadline Exceeded"), 30.0)
+
+
+def test_a_queue_that_this_client_fills_itself_is_waited_for():
+    servers, budget = Servers(["a"]), RetryBudget()
+    first, second = (exchange(servers=servers, budget=budget, begun=False) for _ in range(2))
+    (runs,), (refused,) = first.due(0.0), second.due(0.0)
+    now = 0.0
+    for _ in range(50):  # many more than max_retries, and none is charged
+        second.failed(refused, FULL, now)
+        now += second.wait_s(now)
+        if not (again := second.due(now)):  # one is in flight, so one is what the queue takes
+            break
+        (refused,) = again
+    assert not again
+    first.answered(runs, now)
+    now += second.wait_s(now)
+    assert second.due(now) == [refused]
+    assert budget.charge()
+
+
+def test_a_client_that_runs_nothing_else_takes_a_full_queue_for_overload():
+    course = exchange(begun=False, max_retries=1)
+    course.failed(course.due(0.0)[0], FULL, 0.0)
+    with pytest.raises(ServerOverloadedError):
+        course.failed(course.due(1.0)[0], FULL, 1.0)
+
+
+def test_when_no_server_answers_each_is_named():
+    course = exchange(servers=2, max_retries=0)
+    (attempt,) = course.due(0.0)
+    course.failed(attempt, ServerUnavailableError("s0: refused"), 0.0)
+    (attempt,) = course.due(0.0)
+    with pytest.raises(ServerUnavailableError, match="none of 2 servers answers: s0: refused; s1: no route"):
+        course.failed(attempt, ServerUnavailableError("s1: no route"), 0.0)
 
 
 def test_other_kinds_are_not_retried():
@@ -133,7 +261,7 @@ def test_the_deadline_covers_waiting_retries():
 
 
 def test_grpcs_deadline_tells_how_far_the_call_came():
-    course = exchange(3)
+    course = exchange(3, timeout=1.0)
     first, second, _ = course.due(0.0)
     course.answered(first)
     with pytest.raises(RequestTimeoutError, match="1 of 3 requests"):
@@ -173,7 +301,7 @@ def test_a_resting_server_is_passed_over_then_probed_by_one_request():
     assert {servers.pick(0.1) for _ in range(4)} == {1}
     picks = [servers.pick(0.3) for _ in range(4)]
     assert picks.count(0) == 1
-    servers.answered(0)
+    servers.answered(0, now=0.3)
     assert {servers.pick(0.3) for _ in range(4)} == {0, 1}
 
 
@@ -259,3 +387,17 @@ def test_a_long_call_does_not_fill_the_servers_queue_alone():
     assert course.due(0.0) == []
     course.answered(first[2])
     assert len(course.due(0.0)) == 1
+
+
+def test_scheduling_takes_time_in_proportion_to_the_number_of_requests():
+    def seconds(count):
+        started = time.process_time()
+        course = exchange(count)
+        while not course.finished:
+            course.wait_s(0.0)
+            for attempt in course.due(0.0):
+                course.answered(attempt)
+        return time.process_time() - started
+
+    # 16 times the requests: 256 times the steps if each step went over all that wait.
+    assert min(seconds(32_000) for _ in range(3)) < 64 * min(seconds(2_000) for _ in range(5))

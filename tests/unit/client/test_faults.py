@@ -1,17 +1,25 @@
 """Faults that a healthy Triton does not show on demand, on both clients."""
 
+import copy
 import logging
+import pickle
 import struct
 import threading
 import time
+from contextvars import ContextVar
+from http.server import HTTPServer, SimpleHTTPRequestHandler
 
 import grpc
+import numpy as np
 import pytest
+import trustme
 
 import triton_rerank as tr
 from support.fake_triton import FakeTriton, hang, refuse
 from support.twins import TWINS
+from triton_rerank.transport import messages
 
+SECRET_KEY = "-----BEGIN PRIVATE KEY-----\nMIIEvQIBADANBgkqhkiG9w0BAQEFAASCBKcwggSj\n-----END PRIVATE KEY-----\n"
 FULL = refuse(grpc.StatusCode.UNAVAILABLE, "[request id: <id_unknown>] Exceeds maximum queue size")
 STOPPING = refuse(grpc.StatusCode.UNAVAILABLE, "Socket closed")
 DOCUMENTS = [str(number) for number in range(100)]
@@ -44,7 +52,7 @@ def test_a_call_is_cut_joined_and_ordered(client, server):
     assert indices(response) == IN_ORDER
     assert [result.rank for result in response] == list(range(1, 101))
     assert len(server.requests) == 4
-    assert response.timing.num_requests == 5  # the first call asks for the model's configuration as well
+    assert response.timing.num_requests == 4  # questions about the model's configuration do not count
     assert response.usage.num_documents == 100
     assert 0 < response.timing.server_s < response.timing.total_s
 
@@ -90,13 +98,15 @@ def test_only_the_part_that_failed_is_sent_again(client, server):
     ],
 )
 def test_a_fault_that_lasts_is_raised_as_its_kind(client, server, fault, kind):
-    server.faults.extend([fault] * 3)
+    server.faults.extend([fault] * 50)
     with pytest.raises(tr.RerankError) as caught:
-        client.rerank("q", ["1"])
+        client.rerank("q", ["1"], timeout=2)
     assert type(caught.value) is kind
     assert server.url in str(caught.value)
-    retried = issubclass(kind, tr.ServerUnavailableError)
-    assert len(server.requests) == (3 if retried else 1)
+    if kind is tr.ServerUnavailableError:  # retried until the backoff would pass the timeout
+        assert len(server.requests) >= 3
+    else:
+        assert len(server.requests) == (3 if kind is tr.ServerOverloadedError else 1)
     assert isinstance(caught.value.__cause__, grpc.RpcError)
     server.faults.clear()
     assert indices(client.rerank("q", ["1", "2"])) == [1, 0]
@@ -139,10 +149,10 @@ def test_the_time_left_is_told_to_grpc_and_triton(client, server):
     assert told[1] < told[0]
 
 
-def test_no_timeout_means_none(client_class, server):
+def test_without_a_timeout_one_request_still_has_a_limit(client_class, server):
     with client_class(server.url, timeout=None) as client:
         client.rerank("q", ["1"])
-    assert "timeout" not in server.requests[0].parameters
+    assert server.requests[0].parameters["timeout"].int64_param == 300_000_000
 
 
 @pytest.mark.parametrize("kind", ["timeout", "failure"])
@@ -250,8 +260,11 @@ def test_a_closed_client_says_so(client_class, server):
     with client_class(server.url) as client:
         client.rerank("q", ["1"])
         client.close()
-        with pytest.raises(RuntimeError, match="the client is closed"):
+        with pytest.raises(tr.ClientStateError, match="the client is closed") as caught:
             client.rerank("q", ["1"])
+        assert isinstance(caught.value, RuntimeError)
+        with pytest.raises(tr.ClientStateError):
+            client.is_ready()
 
 
 def test_closing_ends_calls_under_way(server):
@@ -324,8 +337,12 @@ def test_large_messages_pass_both_ways(client):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"url": "http://localhost:8001"}, "url must be host:port"),
-        ({"url": "localhost"}, "url must be host:port"),
+        ({"url": "https://localhost:8001"}, "url has no scheme; .* and tls=True"),
+        ({"url": "a:8001,b:8001"}, r'pass several as a list: \["a:8001", "b:8001"\]'),
+        ({"url": "host:99999"}, "port 99999; ports are 1 to 65535"),
+        ({"url": "host:0"}, "port 0"),
+        ({"url": "host/path"}, "url must be host:port"),
+        ({"url": ""}, "url must be host:port"),
         ({"url": []}, "url is an empty list"),
         ({"url": [8001]}, "url is not text"),
         ({"url": "user:pa55@host:1"}, "it is not"),
@@ -333,12 +350,22 @@ def test_large_messages_pass_both_ways(client):
         ({"timeout": 0}, "timeout is 0"),
         ({"timeout": "1"}, "timeout is not a number"),
         ({"max_retries": -1}, "max_retries is -1"),
-        ({"request_size": 0}, "request_size is 0"),
+        ({"pairs_per_request": 0}, "pairs_per_request is 0"),
         ({"compression": "zstd"}, "compression is 'zstd'"),
         ({"tls": "yes"}, "tls is str"),
-        ({"tls": tr.TLS("/nowhere/ca.pem")}, "tls.root_certificates: No such file"),
+        (
+            {"tls": tr.TLS("/nowhere/ca.pem")},
+            "tls.root_certificates is neither PEM text nor a file that can be read: No such file",
+        ),
+        ({"tls": tr.TLS(b"not PEM")}, "tls.root_certificates holds no PEM block"),
+        ({"tls": tr.TLS(3)}, "tls.root_certificates is int"),
         ({"tls": tr.TLS(private_key=b"key")}, "private_key and certificate_chain together"),
-        ({"metadata": {"UPPER": "x"}}, "metadata key 'UPPER'"),
+        ({"metadata": {"two words": "x"}}, "metadata key 'two words'"),
+        ({"metadata": {"trace-bin": "x"}}, r"metadata\['trace-bin'\] must be bytes"),
+        ({"metadata": [("a", "b")]}, "metadata is not a mapping"),
+        ({"timeout": 9e9}, "timeout is 9000000000.0; pass seconds above 0, up to a year"),
+        ({"timeout": float("nan")}, "timeout is nan"),
+        ({"timeout": 10**400}, "timeout is 1000"),
     ],
 )
 def test_wrong_configuration_is_told_at_once(client_class, options, message):
@@ -350,3 +377,348 @@ def test_wrong_configuration_is_told_at_once(client_class, options, message):
 def test_tls_shows_no_keys():
     shown = repr(tr.TLS(b"roots", b"private", b"chain"))
     assert shown == "TLS(root_certificates=..., private_key=..., certificate_chain=...)"
+
+
+def test_an_unknown_model_is_answered_with_those_that_are_there(client_class, server):
+    message = "'rerankr' is not found; the server has: cross_encoder, reranker, tokenizer"
+    with client_class(server.url, "rerankr") as client, pytest.raises(tr.ModelNotFoundError, match=message):
+        client.rerank("q", ["1"])
+
+
+DEAD_MODEL = refuse(grpc.StatusCode.INTERNAL, "Stub process 'tokenizer_0_0' is not healthy.")
+
+
+def test_a_server_with_a_dead_model_process_counts_as_down(client_class, server):
+    with FakeTriton() as broken:
+        broken.faults.extend([DEAD_MODEL] * 1000)
+        with client_class([broken.url, server.url], timeout=10) as client:
+            for _ in range(40):
+                assert indices(client.rerank("q", ["1", "2"])) == [1, 0]
+        assert len(broken.requests) < 20  # it rests
+
+
+def test_a_frozen_server_delays_a_call_once(client_class, server):
+    with FakeTriton() as frozen, client_class([frozen.url, server.url], timeout=4) as client:
+        for _ in range(4):
+            client.rerank("q", ["1"])
+        frozen.requests.clear()
+        frozen.faults.extend([hang(60)] * 1000)
+        retries = [client.rerank("q", ["1", "2"]).timing.num_retries for _ in range(40)]
+        # A retry means that a call waited for the frozen server: the first one, and a probe after each rest.
+        assert 1 <= sum(retries) <= 6
+        wait_until(lambda: frozen.cancelled == len(frozen.requests))
+
+
+def test_100_threads_on_one_client_lose_no_call_to_a_short_queue(server):
+    room = threading.Semaphore(10)
+
+    def short_queue(request, context):
+        if not room.acquire(blocking=False):
+            return FULL(request, context)
+        time.sleep(0.005)
+        room.release()
+        return None
+
+    lost = []
+
+    def work(client):
+        for _ in range(5):
+            try:
+                assert indices(client.rerank("q", ["1", "2"])) == [1, 0]
+            except tr.RerankError as error:
+                lost.append(error)
+
+    server.faults.extend([short_queue] * 100_000)
+    with FakeTriton(workers=64) as wide:
+        wide.faults = server.faults
+        with tr.RerankClient(wide.url, timeout=60) as client:
+            threads = [threading.Thread(target=work, args=(client,)) for _ in range(100)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+    assert lost == []
+
+
+def test_a_server_that_is_back_within_10_s_costs_no_call(client_class, server):
+    port = server.port
+    with client_class(server.url) as client:
+        client.rerank("q", ["1"])
+        server.stop()
+        back = []
+        starter = threading.Timer(3.0, lambda: back.append(FakeTriton(port=port).__enter__()))
+        starter.start()
+        response = client.rerank("q", ["1", "2"])
+        starter.join()
+        back[0].stop()
+    assert indices(response) == [1, 0]
+    assert response.timing.num_retries >= 3
+    # The pauses between the attempts are not the server's time.
+    assert response.timing.backoff_s > 2
+    assert response.timing.server_s < 1
+    assert response.timing.client_s < 1
+
+
+def test_a_redeploy_with_a_smaller_batch_is_noticed(client, server):
+    client.rerank("q", DOCUMENTS)
+    server.max_batch_size = 8
+
+    def too_large(request, context):
+        if request.inputs[0].shape[0] > 8:
+            text = "[request id: <id_unknown>] inference request batch-size must be <= 8 for 'reranker'"
+            context.abort(grpc.StatusCode.INVALID_ARGUMENT, text)
+
+    server.faults.extend([too_large] * 100)
+    assert indices(client.rerank("q", DOCUMENTS)) == IN_ORDER
+    assert client.score([("q", text) for text in DOCUMENTS], normalize=False) == [float(text) for text in DOCUMENTS]
+
+
+def test_a_reconnect_asks_for_the_configuration_again(client_class, server):
+    with client_class(server.url) as client:
+        assert client.rerank("q", ["8"])[0].relevance_score == pytest.approx(0.99966, abs=1e-4)
+        server.stop()
+        assert not client.is_ready()
+        with FakeTriton(port=server.port) as back:
+            back.logit_scale = "32"  # late interaction took over the name
+            assert client.rerank("q", ["8"])[0].relevance_score == 0.25
+            assert client.model_info().logit_scale == 32
+
+
+def test_a_configuration_is_not_used_for_longer_than_a_restart_takes(client, server):
+    client.rerank("q", ["8"])
+    server.logit_scale = "32"
+    time.sleep(2.1)
+    assert client.rerank("q", ["8"])[0].relevance_score == 0.25
+
+
+def test_rerank_many_keeps_the_other_responses_if_asked(client, server):
+    searches = [("q", ["1", "2"]), ("", ["1"]), ("q", [3]), ("q", ["4"])]
+    outcomes = client.rerank_many(searches, return_exceptions=True)
+    assert indices(outcomes[0]) == [1, 0]
+    assert type(outcomes[1]) is tr.InvalidRequestError
+    assert "searches[1]: query is empty" in str(outcomes[1])
+    assert r"searches[2]: documents[0] is not text" in str(outcomes[2])
+    assert outcomes[3][0].logit == 4.0
+
+
+@pytest.mark.parametrize("search", [{"query": "q", "documents": []}, "ab", ("q",), 7])
+def test_a_search_that_is_none_is_named(client, search):
+    with pytest.raises(tr.InvalidRequestError, match=r"searches\[1\] is a .*; pass \(query, documents\)"):
+        client.rerank_many([("q", []), search])
+
+
+def test_rerank_many_runs_in_the_callers_context(client_class, server):
+    tenant = ContextVar("tenant", default="nobody")
+    with client_class(server.url, metadata=lambda: {"tenant": tenant.get()}) as client:
+        token = tenant.set("acme")
+        client.rerank_many([("q", ["1"])] * 5)
+        tenant.reset(token)
+    assert {metadata["tenant"] for metadata in server.metadata} == {"acme"}
+
+
+def test_closing_during_backoff_ends_the_call():
+    client = tr.RerankClient("127.0.0.1:1")
+    closer = threading.Timer(0.5, client.close)
+    closer.start()
+    with pytest.raises(tr.RequestCancelledError, match="closed during the call"):
+        client.rerank("q", ["1"])
+    closer.join()
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda client: pickle.loads(pickle.dumps(client))])
+@pytest.mark.parametrize("kind", [tr.RerankClient, tr.AsyncRerankClient])
+def test_a_copy_has_the_settings_and_connections_of_its_own(server, kind, copied):
+    settings = {"model": "m", "timeout": None, "max_retries": 7, "pairs_per_request": 9, "compression": "gzip"}
+    client = kind([server.url], metadata={"token": "x"}, tls=tr.TLS(server_name="n"), **settings)
+    twin = copied(client)
+    assert twin is not client
+    assert type(twin) is kind
+    assert twin.__reduce__()[1][1] == client.__reduce__()[1][1]
+    assert twin.__reduce__()[1][1] == {
+        **settings,
+        "url": [server.url],
+        "tls": tr.TLS(server_name="n"),
+        "metadata": {"token": "x"},
+    }
+
+
+def test_a_copy_of_a_used_client_works_and_outlives_it(server):
+    with tr.RerankClient(server.url) as client:
+        client.rerank("q", ["1"])
+        twin = copy.copy(client)
+    with twin:
+        assert indices(twin.rerank("q", ["1", "2"])) == [1, 0]
+
+
+@pytest.mark.parametrize("form", ["http://{}", " {} ", "grpc://{}/", "{}"])
+def test_addresses_as_people_write_them(client_class, server, form):
+    with client_class([form.format(server.url)]) as client:
+        assert client.is_ready()
+
+
+def test_the_port_may_be_left_out():
+    assert "localhost:8001" in repr(tr.RerankClient("localhost"))
+    assert "localhost:8001" in repr(tr.AsyncRerankClient())
+
+
+def test_the_address_may_come_from_the_environment(client_class, server, monkeypatch):
+    monkeypatch.setenv("TRITON_RERANK_URL", f" {server.url}, {server.url}")
+    with client_class() as client:
+        assert client.is_ready()
+
+
+def test_a_proxy_of_the_environment_does_not_stand_before_this_machine(client_class, server, monkeypatch):
+    for name in ("http_proxy", "https_proxy", "grpc_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    for name in ("no_proxy", "no_grpc_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    with client_class(server.url, max_retries=0) as client:
+        client.rerank("q", ["1"])
+
+
+def test_the_http_port_is_named():
+    with HTTPServer(("127.0.0.1", 0), SimpleHTTPRequestHandler) as web:
+        thread = threading.Thread(target=web.serve_forever)
+        thread.start()
+        message = "not a gRPC port; Triton's gRPC port is 8001"
+        client = tr.RerankClient(f"127.0.0.1:{web.server_port}", max_retries=0)
+        with client, pytest.raises(tr.ServerUnavailableError, match=message):
+            client.rerank("q", ["1"], timeout=10)
+        web.shutdown()
+        thread.join()
+
+
+def test_metadata_keys_are_lowered_and_bin_keys_hold_bytes(client_class, server):
+    with client_class(server.url, metadata={"X-Tenant": "acme", "trace-bin": b"\x00\xff"}) as client:
+        client.rerank("q", ["1"])
+    assert server.metadata[0]["x-tenant"] == "acme"
+    assert server.metadata[0]["trace-bin"] == b"\x00\xff"
+
+
+@pytest.mark.parametrize(
+    "value", [SECRET_KEY, SECRET_KEY[:60], "MIIEvQIBADANBgkqhkiG9w0BAQEFAASCBKcwggSj", SECRET_KEY.encode()]
+)
+@pytest.mark.parametrize("name", ["root_certificates", "private_key", "certificate_chain"])
+def test_tls_never_echoes_a_value(name, value):
+    given = {"private_key": SECRET_KEY, "certificate_chain": SECRET_KEY, name: value}
+    tls = tr.TLS(**given)
+    assert "MIIE" not in repr(tls)
+    if "PRIVATE" in str(value):  # PEM text as str and as bytes
+        assert SECRET_KEY.encode()[:20] in tls.read()[0 if name == "root_certificates" else 1]
+        return
+    with pytest.raises(tr.InvalidRequestError, match=f"tls.{name} is neither PEM text nor a file") as caught:
+        tr.RerankClient(tls=tls)
+    assert "MIIE" not in str(caught.value)
+
+
+def test_a_token_in_plain_text_is_warned_of_unless_it_stays_here():
+    token = {"Authorization": "Bearer x"}
+    with pytest.warns(UserWarning, match="not encrypted; pass tls"):
+        tr.RerankClient("rerank.example.org:8001", metadata=token)
+    with (
+        pytest.warns(UserWarning, match="not encrypted"),
+        tr.RerankClient("192.0.2.1:8001", metadata=lambda: token) as client,
+    ):
+        assert not client.is_ready(timeout=0.2)
+    for url in ("localhost", "127.0.0.1:8001", "[::1]:8001"):
+        tr.RerankClient(url, metadata=token)
+    tr.RerankClient("rerank.example.org:8001", metadata=token, tls=True)
+
+
+def test_bounds_are_refused_by_name(client):
+    for options in ({"max_length": 2**63}, {"query_max_length": 2**31}, {"timeout": 0}, {"timeout": 9e9}):
+        with pytest.raises(tr.InvalidRequestError, match=next(iter(options))):
+            client.rerank("q", ["1"], **options)
+    for timeout in (0, -1, 9e9, "1"):
+        with pytest.raises(tr.InvalidRequestError, match="timeout is"):
+            client.is_ready(timeout=timeout)
+
+
+def test_numpys_numbers_and_arrays_are_arguments(client):
+    pairs = np.array([["q", "1"], ["q", "2"]])
+    assert client.score(pairs, normalize=False, timeout=np.float64(5)) == [1.0, 2.0]
+    response = client.rerank(
+        "q", ["1", "-9"], min_relevance_score=np.float32(0.5), top_n=np.int64(2), timeout=np.int32(9)
+    )
+    assert indices(response) == [0]
+
+
+def test_readiness_is_not_retried(client_class, server):
+    server.faults.extend([STOPPING] * 9)
+    with client_class(server.url) as client:
+        assert not client.is_ready()
+    assert len(server.requests) == 1
+
+
+def test_an_unknown_argument_names_the_client(client_class):
+    with pytest.raises(TypeError, match=r"^RerankClient.__init__\(\) got an unexpected keyword argument 'api_key'"):
+        client_class(api_key="x")
+
+
+def test_a_model_that_is_no_reranker_is_told(client_class, server):
+    server.outputs = ("logits",)
+    message = "model 'reranker' is not a reranker: its outputs are logits; pass the name of an ensemble"
+    with client_class(server.url) as client, pytest.raises(tr.InvalidRequestError, match=message):
+        client.rerank("q", ["1"])
+
+
+def test_messages_are_built_when_they_are_sent(client, server, monkeypatch):
+    built, behind = [], []
+
+    def build(*arguments):
+        built.append(None)
+        return original(*arguments)
+
+    original = messages.infer_request
+    monkeypatch.setattr(messages, "infer_request", build)
+    server.faults.extend([lambda request, context: behind.append(len(built) - len(behind))] * 1000)
+    assert len(client.score([("q", "1")] * 3200)) == 3200
+    assert len(built) == 100
+    assert max(behind) <= 2 * 16  # those in flight, and answers that the client has not read yet
+
+
+def test_the_time_of_a_call_is_the_servers_the_backoffs_or_the_clients(client, server):
+    server.faults.append(FULL)
+    timing = client.rerank("q", ["1"]).timing
+    assert timing.backoff_s > 0
+    assert timing.server_s + timing.backoff_s + timing.client_s == pytest.approx(timing.total_s)
+
+
+@pytest.fixture(scope="module")
+def authority():
+    return trustme.CA()
+
+
+@pytest.fixture
+def tls_server(authority):
+    own = authority.issue_cert("rerank.example.org")
+    pair = (own.private_key_pem.bytes(), own.cert_chain_pems[0].bytes())
+    with FakeTriton(credentials=grpc.ssl_server_credentials([pair])) as running:
+        yield running
+
+
+def test_the_name_in_a_certificate_may_differ_from_the_address(client_class, tls_server, authority):
+    roots = authority.cert_pem.bytes().decode()  # PEM text as str
+    with client_class(tls_server.url, tls=tr.TLS(roots, server_name="rerank.example.org")) as client:
+        assert len(client.rerank("q", ["1"])) == 1
+
+
+@pytest.mark.parametrize(
+    ("tls", "message"),
+    [
+        (False, "not plain-text gRPC; pass tls if the server has TLS on"),
+        (True, "certificate is not trusted; pass its authority as TLS"),
+        ("roots", r"certificate is for another name; pass that name as TLS\(server_name"),
+    ],
+)
+def test_a_mismatch_of_tls_is_told(client_class, tls_server, authority, tls, message):
+    tls = tr.TLS(authority.cert_pem.bytes()) if tls == "roots" else tls
+    client = client_class(tls_server.url, tls=tls, max_retries=0)
+    with client, pytest.raises(tr.ServerUnavailableError, match=message):
+        client.rerank("q", ["1"], timeout=10)
+
+
+def test_tls_to_a_server_without_it_is_told(client_class, server):
+    client = client_class(server.url, tls=True, max_retries=0)
+    with client, pytest.raises(tr.ServerUnavailableError, match="answers, but not with TLS"):
+        client.rerank("q", ["1"], timeout=10)

@@ -1,15 +1,14 @@
-import os
 import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor, wait
-from types import SimpleNamespace
 
 import pytest
 
 from support.fake_triton import FakeTriton
 from support.twins import TWINS
 from triton_rerank import RerankClient, ServerUnavailableError
+from triton_rerank.transport import messages
 
 DOCUMENTS = [str(number) for number in range(100)]
 
@@ -55,9 +54,9 @@ def test_a_dead_server_loses_no_call_and_is_used_again_when_back(client_class, s
             assert back.requests
 
 
-def test_when_all_are_dead_the_last_error_is_told(client_class):
+def test_when_all_are_dead_each_is_named(client_class):
     dead = ["127.0.0.1:1", "127.0.0.1:2"]
-    with client_class(dead, max_retries=1) as client, pytest.raises(ServerUnavailableError, match="is Triton running"):
+    with client_class(dead, max_retries=0) as client, pytest.raises(ServerUnavailableError, match="none of 2 servers"):
         client.rerank("q", ["1"])
 
 
@@ -89,12 +88,13 @@ def test_32_threads_share_a_client(servers):
 def test_a_thread_that_comes_while_another_opens_the_client_waits(servers, monkeypatch):
     opening, go_on = threading.Event(), threading.Event()
 
-    def slow_getpid():
+    def slow_stub(*arguments):
         opening.set()
         assert go_on.wait(10)
-        return os.getpid()
+        return stub(*arguments)
 
-    monkeypatch.setattr("triton_rerank.client.os", SimpleNamespace(getpid=slow_getpid))
+    stub = messages.stub
+    monkeypatch.setattr(messages, "stub", slow_stub)
     with RerankClient(servers[0].url) as client, ThreadPoolExecutor(2) as pool:
         first = pool.submit(client.rerank, "q", ["1"])
         assert opening.wait(10)
@@ -105,23 +105,44 @@ def test_a_thread_that_comes_while_another_opens_the_client_waits(servers, monke
         assert [call.result()[0].document for call in (first, second)] == ["1", "2"]
 
 
-def test_a_client_made_before_a_fork_works_in_the_child_if_not_used_before(servers):
-    # In a process of its own: this one has used gRPC, which does not survive a fork.
-    code = f"""
-import os, sys
+def run_alone(code):
+    # In a process of its own: this one has used gRPC with many threads.
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True, timeout=90)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_client_that_was_used_before_a_fork_works_in_the_child_and_in_the_parent(servers):
+    run_alone(f"""
+import os
 from triton_rerank import RerankClient
 client = RerankClient({servers[0].url!r})
+def first(documents):
+    return client.rerank("q", documents, timeout=20)[0].document
+for _ in range(3):
+    assert first(["1"]) == "1"
+    if os.fork() == 0:
+        os._exit(0 if first(["1", "2"]) == "2" and first(["3"]) == "3" else 1)
+    assert os.waitstatus_to_exitcode(os.wait()[1]) == 0
+    assert first(["1", "2"]) == "2"
+""")
+
+
+def test_the_asyncio_client_says_that_grpc_does_not_survive_a_fork(servers):
+    # New clients too: grpc.aio has one poller thread in a process, and a child does not have it.
+    run_alone(f"""
+import asyncio, os
+from triton_rerank import AsyncRerankClient, ClientStateError
+client = AsyncRerankClient({servers[0].url!r})
+asyncio.run(client.rerank("q", ["1"]))
 if os.fork() == 0:
-    os._exit(0 if client.rerank("q", ["1", "2"])[0].document == "2" else 1)
+    for used in (client, AsyncRerankClient({servers[0].url!r})):
+        try:
+            asyncio.run(used.rerank("q", ["1"]))
+        except ClientStateError as error:
+            assert "fork" in str(error)
+        else:
+            os._exit(1)
+    os._exit(0)
 assert os.waitstatus_to_exitcode(os.wait()[1]) == 0
-client.rerank("q", ["1"])
-if os.fork() == 0:
-    try:
-        client.rerank("q", ["1"])
-    except RuntimeError as error:
-        os._exit(0 if "forked" in str(error) else 2)
-    os._exit(3)
-assert os.waitstatus_to_exitcode(os.wait()[1]) == 0
-"""
-    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
+assert asyncio.run(client.rerank("q", ["1", "2"]))[0].document == "2"
+""")

@@ -1,4 +1,6 @@
 import inspect
+import pydoc
+import re
 import subprocess
 import sys
 from importlib import metadata
@@ -6,7 +8,8 @@ from importlib import metadata
 import pytest
 
 import triton_rerank
-from triton_rerank import AsyncRerankClient, RerankClient
+from triton_rerank import AsyncRerankClient, CallOptions, RerankClient
+from triton_rerank.ranking.rerank import RerankOptions
 
 
 def test_all_is_sorted_and_complete():
@@ -47,3 +50,16 @@ def test_twins_have_the_same_signatures(name):
     assert inspect.iscoroutinefunction(awaited)
     assert sync.__doc__
     assert awaited.__doc__
+
+
+def test_help_lists_every_option_of_a_call():
+    described = re.findall(r"^[\s|]+- (\w+): ", pydoc.render_doc(RerankClient.rerank), re.MULTILINE)
+    assert described == list(CallOptions.__annotations__)
+    assert {*RerankOptions.__dataclass_fields__, "timeout"} == set(described)
+
+
+@pytest.mark.parametrize("client_class", [RerankClient, AsyncRerankClient])
+def test_the_old_name_of_pairs_per_request_still_works(client_class):
+    with pytest.warns(DeprecationWarning, match="request_size is now pairs_per_request"):
+        client = client_class(request_size=7)
+    assert client._pairs_per_request == 7

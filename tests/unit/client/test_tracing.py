@@ -37,7 +37,7 @@ def test_a_call_is_a_client_span_with_numbers_and_no_texts(client, exporter):
     assert span.kind is trace.SpanKind.CLIENT
     assert dict(span.attributes) == {
         "triton_rerank.model": "reranker",
-        "triton_rerank.requests": 3,
+        "triton_rerank.requests": 2,
         "triton_rerank.retries": 0,
     }
     assert "private" not in span.to_json()

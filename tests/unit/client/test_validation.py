@@ -7,19 +7,11 @@ from triton_rerank.ranking.score import ScoreJob
 
 
 def options(**given):
-    usual = {
-        "top_n": None,
-        "max_length": None,
-        "query_max_length": None,
-        "min_relevance_score": None,
-        "long_documents": "truncate",
-        "priority": None,
-    }
-    return RerankOptions.check(**{**usual, **given})
+    return RerankOptions.check(given)
 
 
-def job(query="query", documents=("document",), text_from=None, **given):
-    return RerankJob(query, documents, text_from, options(**given))
+def job(query="query", documents=("document",), **given):
+    return RerankJob(query, documents, options(**given))
 
 
 @pytest.mark.parametrize("query", ["", " ", "\n\t ", "\u3000"])
