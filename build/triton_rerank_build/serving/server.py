@@ -80,12 +80,12 @@ class EmbeddedServer:
         self.reason: str | None = None
         """Why the server ended by itself, or None."""
         self._model = model
-        self._asked: tuple[Listener, ...] = (
+        self._asked = (
             Listener("grpc", host, grpc_port),
             Listener("http", http_host, http_port),
             Listener("metrics", metrics_host, metrics_port),
         )
-        self._listeners = self._asked
+        self._listeners: tuple[Listener, ...] = self._asked
         self._log: BinaryIO | None = None
         self._start_timeout_s = start_timeout_s
         self._exit_timeout_s = exit_timeout_s
