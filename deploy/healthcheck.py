@@ -8,9 +8,9 @@ fails then. Healthy means that an answer arrived while the check ran:
   stays healthy, because restarting it would make the overload worse. A server with a dead model process also has a full
   queue, but answers nothing.
 
-With `--stop-pid=1` the check ends a server whose model process has died, which Triton 2.51 does not start again. The
-container then ends and its restart policy starts a new one. Docker does not restart an unhealthy container by itself;
-Kubernetes would after several failed probes.
+With `--stop-pid=1` the check ends a server whose model process has died, which Triton 2.51 does not start again: with
+SIGTERM, then with SIGKILL. The container ends with it, and its restart policy starts it again. Docker does not restart
+an unhealthy container by itself; Kubernetes does after several failed probes.
 
 Runs in NVIDIA's image as it is: standard library only.
 """
