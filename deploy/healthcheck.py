@@ -8,14 +8,15 @@ fails then. Healthy means that an answer arrived while the check ran:
   stays healthy, because restarting it would make the overload worse. A server with a dead model process also has a full
   queue, but answers nothing.
 
-With `--stop-pid=1` the check ends a server whose model process has died, which Triton 2.51 does not start again. The
-container then ends and its restart policy starts a new one. Docker does not restart an unhealthy container by itself;
-Kubernetes would after several failed probes.
+With `--stop-pid=1` the check ends a server whose model process has died, which Triton 2.51 does not start again: with
+SIGTERM, then with SIGKILL. The container ends with it, and its restart policy starts it again. Docker does not restart
+an unhealthy container by itself; Kubernetes does after several failed probes.
 
 Runs in NVIDIA's image as it is: standard library only.
 """
 
 import argparse
+import collections.abc
 import concurrent.futures
 import glob
 import json
@@ -39,12 +40,18 @@ def main(arguments: "list[str] | None" = None) -> int:
     parser.add_argument("--url", default="http://127.0.0.1:8000", help="Triton's HTTP port (default: %(default)s)")
     parser.add_argument("--model", help=f"default: those of {', '.join(ENSEMBLES)} that are loaded")
     parser.add_argument("--timeout", type=float, default=8.0, metavar="SECONDS", help="default: %(default)s")
-    parser.add_argument("--stop-pid", type=int, metavar="PID", help="tritonserver to end when a model process has died")
+    parser.add_argument(
+        "--stop-pid",
+        type=int,
+        metavar="PID",
+        help="end this process or its child if it is the parent of a dead model process",
+    )
     args = parser.parse_args(arguments)
     # Triton's answer "Stub process is not healthy" does not decide: it also means a process that is paused.
-    if args.stop_pid is not None and has_dead_process(args.stop_pid):
-        problem = f"the Python process of a model has died; stopping process {args.stop_pid}"
-        os.kill(args.stop_pid, signal.SIGTERM)
+    server = None if args.stop_pid is None else server_of_dead_process(args.stop_pid)
+    if server is not None:
+        problem = f"the Python process of a model has died; tritonserver, process {server}, is ended"
+        end(server, args.timeout)
     else:
         problem = check(args.url, args.model, args.timeout)
     if problem is not None:
@@ -112,18 +119,43 @@ def is_loaded(url: str, model: str) -> bool:
         return False
 
 
-def has_dead_process(parent: int) -> bool:
-    """Whether the Python process of a model has ended; tritonserver leaves it as a zombie."""
+def server_of_dead_process(pid: int) -> "int | None":
+    """Process id of tritonserver if the Python process of a model has ended, which stays a zombie; None otherwise.
+
+    tritonserver is the process `pid` or, below the init process of a container, its child.
+    """
+    table = dict(processes())
+    for name, state, parent in table.values():
+        if (name, state) == (STUB, "Z") and pid in (parent, table.get(parent, ("", "", 0))[2]):
+            return parent
+    return None
+
+
+def end(pid: int, patience_s: float) -> None:
+    """Terminate a process; kill it if that takes too long: tritonserver may hang at its exit after such a death.
+
+    The kernel protects process 1 of a container from SIGKILL: run tritonserver below an init process.
+    """
+    deadline = time.monotonic() + patience_s
+    os.kill(pid, signal.SIGTERM)
+    while dict(processes()).get(pid, ("", "Z", 0))[1] != "Z":
+        if time.monotonic() > deadline:
+            os.kill(pid, signal.SIGKILL)
+            return
+        time.sleep(POLL_S)
+
+
+def processes() -> "collections.abc.Iterator[tuple[int, tuple[str, str, int]]]":
+    """(process id, (name, state, parent)) of every process."""
     for path in glob.glob("/proc/[0-9]*/stat"):
         try:
             with open(path) as file:
-                name, _, fields = file.read().partition(" (")[2].rpartition(") ")
+                pid, _, rest = file.read().partition(" (")
         except OSError:  # gone meanwhile
             continue
-        state, its_parent = fields.split()[:2]
-        if (name, state, int(its_parent)) == (STUB, "Z", parent):
-            return True
-    return False
+        name, _, fields = rest.rpartition(") ")
+        state, parent = fields.split()[:2]
+        yield int(pid), (name, state, int(parent))
 
 
 def successes(url: str, model: str) -> int:

@@ -80,7 +80,7 @@ class EmbeddedServer:
         self.reason: str | None = None
         """Why the server ended by itself, or None."""
         self._model = model
-        self._asked: tuple[Listener, ...] = (
+        self._asked = (
             Listener("grpc", host, grpc_port),
             Listener("http", http_host, http_port),
             Listener("metrics", metrics_host, metrics_port),

@@ -82,7 +82,7 @@ class CrossEncoder(Served):
         check_ignored("CrossEncoder", {key for key, value in others.items() if value is not None}, IGNORED)
         super().__init__(name, url)
         self.max_length = max_length
-        self.activation_fn = None if isinstance(activation, str) else activation
+        self.activation_fn: Activation | None = None if isinstance(activation, str) else activation
 
     def predict(
         self,

@@ -133,8 +133,9 @@ def test_a_dead_cross_encoder_is_unhealthy_under_load_and_the_check_ends_its_ser
             wait_until(lambda: process.status() == psutil.STATUS_ZOMBIE)
             for _ in range(2):
                 assert health(server, "--timeout=3").returncode == 1
-            process_ended = health(server, stop)
-            assert (process_ended.returncode, "has died" in process_ended.stderr) == (1, True)
+            ended = health(server, stop)
+            assert (ended.returncode, "has died" in ended.stderr) == (1, True)
+            # Ended with SIGTERM or, where tritonserver hangs at its exit, with SIGKILL.
             wait_until(lambda: triton.status() == psutil.STATUS_ZOMBIE)
 
 

@@ -102,9 +102,10 @@ def test_probes_score_a_pair_and_have_time_for_it(probe):
     own_timeout = float(command[2].partition("=")[2])
     # Two reads of the statistics, at most a second each, and the start of Python.
     assert CONTAINER[probe]["timeoutSeconds"] > own_timeout + 2
-    # Docker and Kubernetes run the check in the namespace of tritonserver, which is process 1.
+    # The check runs in the process namespace of tritonserver: process 1 in a pod, its child in Docker (`init`).
     assert ("--stop-pid=1" in command) == (probe == "livenessProbe")
     assert "--stop-pid=1" in COMPOSE["healthcheck"]["test"]
+    assert COMPOSE["init"] is True
     assert COMPOSE["restart"] == "unless-stopped"
 
 
