@@ -1,4 +1,4 @@
-"""Health check, metrics, rules and dashboard on a healthy server and on one whose tokenizer process has died."""
+"""Health check, metrics, rules and dashboard against a real server that works, and one whose tokenizer has died."""
 
 import contextlib
 import subprocess
@@ -72,7 +72,7 @@ def test_no_server_is_unhealthy():
 
 @contextlib.contextmanager
 def load(server):
-    """Send calls one after another until the block ends; some tests make them fail."""
+    """Calls, one after another, until the end of the block; failures are part of some tests."""
     over = threading.Event()
 
     def call():
@@ -100,25 +100,20 @@ def test_every_panel_shows_data_of_a_server_under_load(monitored, tmp_path):
         rate = float(prometheus.query("sum(reranker:pairs:rate1m)")[0]["value"][1])
         assert rate > 0
         assert not prometheus.query('ALERTS{alertstate="firing"}')
-        # The rule's rate equals the ratio of Triton's own totals.
+        # As the rules count it, and as Triton's own totals have it.
         merged = float(prometheus.query('model:merged_pairs:mean1m{model="tokenizer"}')[0]["value"][1])
         assert merged == pytest.approx(20)
 
 
-@pytest.fixture(scope="module")
-def half_dead(demo_repository):
-    """A server whose tokenizer process was killed."""
-    with EmbeddedServer(demo_repository, arguments=server_options()) as server:
+def test_a_dead_tokenizer_behind_a_healthy_port(demo_repository, tmp_path):
+    options = server_options()
+    with EmbeddedServer(demo_repository, arguments=options) as server, Prometheus(tmp_path, server) as prometheus:
         triton_process(server, "tokenizer/1/model.py").kill()
-        yield server
-
-
-def test_a_dead_tokenizer_behind_a_healthy_port(half_dead, tmp_path):
-    wait_until(lambda: health(half_dead).returncode)
-    assert urllib.request.urlopen(f"http://{half_dead.http_url}/v2/health/ready").status == 200
-    with Prometheus(tmp_path, half_dead) as prometheus, load(half_dead):
-        pending = wait_until(lambda: prometheus.query('ALERTS{alertname="RerankerModelDead"}'))
-    assert [alert["metric"]["model"] for alert in pending] == ["tokenizer"]
+        wait_until(lambda: health(server).returncode)
+        assert urllib.request.urlopen(f"http://{server.http_url}/v2/health/ready").status == 200
+        with load(server):
+            pending = wait_until(lambda: prometheus.query('ALERTS{alertname="RerankerModelDead"}'))
+        assert [alert["metric"]["model"] for alert in pending] == ["tokenizer"]
 
 
 def test_the_health_check_ends_a_server_whose_tokenizer_has_died(demo_repository):
@@ -130,15 +125,13 @@ def test_the_health_check_ends_a_server_whose_tokenizer_has_died(demo_repository
         wait_until(lambda: not psutil.pid_exists(pid))
 
 
-def test_an_ensemble_counts_a_failure_twice_and_hides_its_reason(half_dead):
-    # This is why the rules read the models inside the ensemble. If a newer Triton differs, the rules can be simpler.
-    def failures():
-        kinds = (("tokenizer", "BACKEND"), ("reranker", "OTHER"), ("reranker", "BACKEND"))
-        return [counter(half_dead, "nv_inference_request_failure", model=model, reason=why) for model, why in kinds]
-
-    wait_until(lambda: health(half_dead).returncode)
-    tokenizer, other, backend = failures()
-    with RerankClient(half_dead.grpc_url, max_retries=0) as client, pytest.raises(RerankError, match="not healthy"):
-        client.rerank("flu", ["Wash your hands often."])
-    assert failures() == [tokenizer + 1, other + 2, backend]
-    assert backend == 0
+def test_an_ensemble_counts_a_failure_twice_and_hides_its_reason(demo_repository):
+    # Why the rules look at the models inside it. Should a newer Triton differ, they can be simpler.
+    failure = "nv_inference_request_failure"
+    with EmbeddedServer(demo_repository) as server:
+        triton_process(server, "tokenizer/1/model.py").kill()
+        with RerankClient(server.grpc_url, max_retries=0) as client, pytest.raises(RerankError, match="not healthy"):
+            client.rerank("flu", ["Wash your hands often."])
+        assert counter(server, failure, model="tokenizer", reason="BACKEND") == 1
+        assert counter(server, failure, model="reranker", reason="OTHER") == 2
+        assert counter(server, failure, model="reranker", reason="BACKEND") == 0
