@@ -11,7 +11,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 TORCH_VERSION ?= 2.13.0
 JOBS ?= 2
-PYTEST := $(BIN)/python -m pytest --numprocesses=$(JOBS) --dist=loadfile
+# A file's tests run in one process. The order of the files puts the short unit tests last, which evens out the end.
+PYTEST := $(BIN)/python -m pytest --numprocesses=$(JOBS) --dist=loadfile --no-loadscope-reorder
 
 .PHONY: help demo serve test check lint wheels bench compare loadtest upgrade clean clean-models clean-cache
 
@@ -27,7 +28,7 @@ serve: $(VENV)/.installed ## Keep a server up on 8000 (HTTP), 8001 (gRPC), 8002 
 
 test: $(VENV)/.installed ## Install what the tests need, run all of them, and report the coverage
 	@tests/prometheus.sh $(VENV)/prometheus
-	PATH="$(CURDIR)/$(VENV)/prometheus/usr/bin:$$PATH" $(PYTEST) --cov --cov-report=term
+	PATH="$(abspath $(VENV)/prometheus/usr/bin):$$PATH" $(PYTEST) --cov --cov-report=term
 
 check: $(VENV)/.installed ## Run the tests that need no server, in about a minute
 	$(PYTEST) tests/unit -m "not slow"

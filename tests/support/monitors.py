@@ -28,7 +28,7 @@ def program(name):
     return path
 
 
-def wait_until(condition, timeout_s=60):
+def wait_until(condition, timeout_s=120):
     deadline = time.monotonic() + timeout_s
     while not (result := condition()):
         assert time.monotonic() < deadline, f"the condition did not become true within {timeout_s} s"
