@@ -87,7 +87,7 @@ def measure(url: str) -> tuple[list[float], float]:
     """Milliseconds of each call of a single caller, and pairs/s of CALLERS callers."""
     short = [f"document {number} is a short one, of a dozen words or a few more" for number in range(100)]
     search = next(islice(generated(CALLERS * CALLER_DOCUMENTS, seed=1), 1))
-    with RerankClient(url) as client, ThreadPoolExecutor(CALLERS) as pool:
+    with RerankClient(url, timeout=None) as client, ThreadPoolExecutor(CALLERS) as pool:
         client.rerank("query", short)
         calls = []
         for _ in range(CALLS):

@@ -11,6 +11,7 @@ from load.recording import PERCENTILES, Call, ModelState, Recording, difference,
 mpl.rcParams.update({"svg.fonttype": "none", "axes.grid": True, "grid.alpha": 0.3, "font.size": 9})
 
 WINDOWS = 30  # points of a curve over time
+ENSEMBLES = ("reranker", "late_interaction")  # Triton reports the sum of their models' compute time for them
 
 
 def legend(axes: Axes) -> None:
@@ -91,8 +92,7 @@ def draw_errors(axes: Axes, recording: Recording) -> None:
 def draw_queue_and_compute(axes: Axes, recording: Recording) -> None:
     """Mean queue time and compute time per request of each model, over time."""
     begin = min(state.at_s for state in recording.states)
-    # Triton counts no compute time for an ensemble itself.
-    models = [total.model for total in recording.active_models() if total.compute_ns]
+    models = [total.model for total in recording.active_models() if total.model not in ENSEMBLES]
     for index, model in enumerate(models):
         states = [state for state in recording.states if state.model == model]
         steps: list[ModelState] = [difference(*both) for both in pairwise(states)]

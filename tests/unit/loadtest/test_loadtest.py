@@ -10,12 +10,14 @@ from matplotlib.figure import Figure
 from tokenizers import Tokenizer
 
 from benchmarks import package_descriptions
-from load.plots import draw_errors, draw_latency, draw_queue_and_compute, throughput, window_length_s
+from load.plots import ENSEMBLES, draw_errors, draw_latency, draw_queue_and_compute, throughput, window_length_s
 from load.recording import Call, ModelState, Recording, broken_thresholds, difference, percentile
 from load.report import knee, write_report
 from load.workload import from_file, generated
 from run import counts
+from support import ROOT
 from triton_rerank.evaluation.collections import load_reranking
+from triton_rerank_build.late_interaction.repository import TEMPLATES
 
 
 def take(count, searches):
@@ -185,6 +187,24 @@ def test_no_legend_lies_over_the_curves(draw):
     draw(axes, Recording({}, calls, states))
     figure.draw_without_rendering()
     assert not axes.get_legend().get_window_extent().overlaps(axes.get_window_extent())
+
+
+def test_queue_and_compute_are_drawn_of_the_models_inside_an_ensemble():
+    def states(model):
+        return [ModelState(model, at, at, 0, at, at, at * 10, at * 20, {}) for at in range(5)]
+
+    axes = Figure().subplots()
+    models = ["late_interaction", "reranker", "tokenizer", "cross_encoder"]
+    draw_queue_and_compute(axes, Recording({}, [], [state for model in models for state in states(model)]))
+    labels = {line.get_label() for line in axes.get_lines()}
+    assert labels == {f"{model}: {part}" for model in ("tokenizer", "cross_encoder") for part in ("queue", "compute")}
+    assert set(ENSEMBLES) == ensembles()
+
+
+def ensembles():
+    """The models of this project whose committed config has the platform of an ensemble."""
+    configs = [*(ROOT / "model_repository").glob("*/config.pbtxt"), *TEMPLATES.glob("*/config.pbtxt")]
+    return {config.parent.name for config in configs if 'platform: "ensemble"' in config.read_text()}
 
 
 def test_errors_are_drawn_by_kind_over_time():
