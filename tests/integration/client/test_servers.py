@@ -190,6 +190,13 @@ async def test_back_off_gets_every_call_through_a_full_queue(small_queue_server)
     assert {len(response) for response in responses} == {32}
 
 
+async def test_the_callers_of_one_client_wait_for_their_turn_in_a_short_queue(small_queue_server):
+    texts = ["word " * 300] * 16
+    async with tr.AsyncRerankClient(small_queue_server.grpc_url, timeout=120) as client:
+        responses = await asyncio.gather(*(client.rerank("q", texts, max_length=16) for _ in range(50)))
+    assert [len(response) for response in responses] == [16] * 50
+
+
 async def test_a_cancelled_call_leaves_the_server_well(server):
     async with tr.AsyncRerankClient(server.grpc_url, timeout=120) as client:
         before = num_requests(server, "tokenizer")

@@ -17,6 +17,7 @@ import trustme
 import triton_rerank as tr
 from support.fake_triton import FakeTriton, hang, refuse
 from support.twins import TWINS
+from triton_rerank.integrations.clients import tls_to_dict
 from triton_rerank.transport import messages
 
 SECRET_KEY = "-----BEGIN PRIVATE KEY-----\nMIIEvQIBADANBgkqhkiG9w0BAQEFAASCBKcwggSj\n-----END PRIVATE KEY-----\n"
@@ -722,3 +723,8 @@ def test_tls_to_a_server_without_it_is_told(client_class, server):
     client = client_class(server.url, tls=True, max_retries=0)
     with client, pytest.raises(tr.ServerUnavailableError, match="answers, but not with TLS"):
         client.rerank("q", ["1"], timeout=10)
+
+
+def test_a_serialized_component_holds_paths_and_no_keys():
+    tls = tr.TLS("roots.pem", private_key=SECRET_KEY, certificate_chain=SECRET_KEY.encode(), server_name="n")
+    assert tls_to_dict(tls) == {"root_certificates": "roots.pem", "server_name": "n"}
