@@ -5,6 +5,7 @@ from pathlib import Path
 PRECISIONS = ("fp32", "fp16", "int8")
 MODEL_FILE = "model.onnx"
 WEIGHTS_FILE = "model.onnx.data"
+# attention_mask: 0 = padding, 1 = token of type 0, 2 = token of type 1 (only where the manifest says `token_types`).
 INPUT_NAMES = ("input_ids", "attention_mask")
 OUTPUT_NAME = "logits"
 # Opset 18 and IR 8 load in everything from ONNX Runtime 1.14 and TensorRT 8.6 on, Triton's 24.10 container
@@ -12,7 +13,7 @@ OUTPUT_NAME = "logits"
 OPSET = 18
 IR_VERSION = 8
 # Part of the manifest: raise it when the same checkpoint gives another graph, so that `export` replaces an older one.
-EXPORTER_VERSION = 1
+EXPORTER_VERSION = 2
 
 CROSS_ENCODER = Path("cross_encoder") / "1"
 TOKENIZER = Path("tokenizer") / "1"

@@ -1,13 +1,14 @@
 """The encoder of late interaction that is exported: one vector of length 1 for each token.
 
-It is the encoder of `_graph` with every token's last state kept, projected where the checkpoint has a projection.
+It is the encoder of `cross_encoder.py` with every token's last state kept, projected where the checkpoint has a
+projection.
 """
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from triton_rerank_build.graphs.cross_encoder import MASKED, Embeddings, HfModule, Layer
+from triton_rerank_build.graphs.cross_encoder import Embeddings, HfModule, Layer, attention_bias
 
 
 class EncoderGraph(nn.Module):
@@ -22,7 +23,7 @@ class EncoderGraph(nn.Module):
     def __init__(self, model: HfModule, projection: Tensor | None, *, dtype: torch.dtype) -> None:
         super().__init__()
         config = model.config
-        self.embeddings = Embeddings(model.embeddings, config, None, dtype)
+        self.embeddings = Embeddings(model.embeddings, config, False, dtype)
         self.layers = nn.ModuleList(Layer(layer, config.num_attention_heads, dtype) for layer in model.encoder.layer)
         # In fp32 at any precision, as is the normalization: small, and the last step.
         self.projection = None if projection is None else nn.Parameter(projection.t().contiguous(), requires_grad=False)
@@ -32,7 +33,7 @@ class EncoderGraph(nn.Module):
 
         Flat, since Triton's configuration would have to name `dim`, and so would differ from checkpoint to checkpoint.
         """
-        bias = (1.0 - attention_mask[:, None, None, :].float()) * MASKED
+        bias = attention_bias(attention_mask)
         hidden = self.embeddings(input_ids, attention_mask)
         for layer in self.layers:
             hidden = layer(hidden, hidden, bias)

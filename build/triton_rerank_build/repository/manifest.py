@@ -82,6 +82,8 @@ class Manifest:
         tools: Versions of what made it, by distribution name.
         created: UTC, ISO 8601.
         engine: The plan that `engine` made of the graph; None before.
+        token_types: Whether the graph reads token types from `attention_mask`. If not, the mask is 0 or 1. Release
+            0.1.0 did not write this field: its graphs derive token types from the first separator.
     """
 
     checkpoint: str
@@ -97,6 +99,7 @@ class Manifest:
     tools: Mapping[str, str]
     created: str
     engine: Engine | None = None
+    token_types: bool = False
 
     def to_json(self) -> str:
         """The text of `manifest.json`."""

@@ -52,7 +52,7 @@ def test_a_new_folder_becomes_a_whole_repository(built):
     assert not list(built[1].rglob("export-*"))
 
 
-def test_files_that_are_there_are_left_as_they_are(tmp_path):
+def test_a_configuration_that_is_there_is_left_as_it_is(tmp_path):
     own = tmp_path / "cross_encoder/config.pbtxt"
     own.parent.mkdir(parents=True)
     own.write_text("# my own")
@@ -78,16 +78,16 @@ def test_the_same_again_does_nothing(built, force):
     assert {path: time for path, time in times(repository).items() if path in before} == before
 
 
-def test_an_intact_installation_of_an_earlier_release_gets_the_committed_files_that_it_lacks(built, repository):
+def test_an_intact_installation_gets_the_python_files_of_this_release(built, repository):
     checkpoint, _ = built
-    own = repository / "tokenizer/1/model.py"
-    own.write_text("# of an earlier release, which needs no other file")
+    (repository / "tokenizer/1/model.py").write_text("# of an earlier release, which needs no other file")
     (repository / "tokenizer/1/text_pairs.py").unlink()
     manifest = verify(repository)
     assert export(str(checkpoint), repository=repository) == manifest == verify(repository)
-    added = (repository / "tokenizer/1/text_pairs.py").read_bytes()
-    assert added == (template_repository() / "tokenizer/1/text_pairs.py").read_bytes()
-    assert own.read_text() == "# of an earlier release, which needs no other file"
+    for name in ("tokenizer/1/model.py", "tokenizer/1/text_pairs.py"):
+        assert (repository / name).read_bytes() == (template_repository() / name).read_bytes()
+        assert (repository / name).stat().st_mode & 0o444 == 0o444
+    assert not list(repository.rglob("*.tmp"))
 
 
 def test_another_installation_is_not_overwritten_without_force(built, repository, tmp_path):
