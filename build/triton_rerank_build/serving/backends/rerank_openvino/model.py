@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import openvino
 import triton_python_backend_utils as pb_utils
+from cpu_quota import usable_cpus
 from micro_batch_cuts import LENGTH_STEP, padded_length
 from row_pool import PendingRequest, RowPool, failure, send
 
@@ -68,8 +69,8 @@ class TritonPythonModel:
             sender = request.get_response_sender()
             try:
                 pending.append(PendingRequest(self.rows(request), sender, request.timeout()))
-            except BadRequestError as error:
-                send(sender, failure(str(error), pb_utils.TritonError.INVALID_ARG))
+            except Exception as error:  # noqa: BLE001 - shapes beyond 2^31 raise many types; the other requests go on
+                send(sender, failure(told(error), pb_utils.TritonError.INVALID_ARG))
         self.pool.add(pending)
 
     def finalize(self):
@@ -155,7 +156,7 @@ class Settings:
         if precision == "auto":
             capable = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
             precision = "bf16" if capable else "f32"
-        threads = self.threads or max(1, len(os.sched_getaffinity(0)) // self.instances)
+        threads = self.threads or max(1, usable_cpus() // self.instances)
         properties = {
             "INFERENCE_PRECISION_HINT": precision,
             "INFERENCE_NUM_THREADS": threads,
@@ -189,10 +190,15 @@ def limits(model, folder):
     return max(tables), manifest["max_length"], manifest.get("token_types", False)
 
 
+def told(error):
+    """The message for a request that can't be read."""
+    return str(error) if isinstance(error, BadRequestError) else f"the request's tensors can't be read: {error!r}"
+
+
 def int32_matrix(request, name):
     """An input tensor [num_pairs, length]."""
     tensor = pb_utils.get_input_tensor_by_name(request, name).as_numpy()
-    if tensor.ndim != 2 or tensor.shape[1] < 1:
+    if tensor.ndim != 2 or not tensor.size:
         raise BadRequestError(f"{name} must have shape [num_pairs, length], got {list(tensor.shape)}")
     return tensor
 
