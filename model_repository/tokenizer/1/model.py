@@ -126,13 +126,13 @@ class TritonPythonModel:
         encoded = self.encoder.encode_requests(batch, self.limits.max_length)
         for pairs, (query_ids, document_ids) in zip(batch, encoded, strict=True):
             rows, query_lengths, truncated = [], [], []
-            for cell, document in zip(pairs.query_cells, document_ids, strict=True):
-                query = query_ids[cell]
+            for cell, (document, document_cut) in zip(pairs.query_cells, document_ids, strict=True):
+                query, query_cut = query_ids[cell]
                 kept = query[: pairs.query_max_length]
                 room = pairs.max_length - self.limits.num_special - len(kept)
                 rows.append(template.before + kept + template.between + document[:room] + template.after)
                 query_lengths.append(len(kept))
-                truncated.append(len(document) > room or len(query) > len(kept))
+                truncated.append(document_cut or query_cut or len(document) > room or len(query) > len(kept))
             yield rows, query_lengths, truncated
 
     def tensors(self, rows, query_lengths, truncated):
