@@ -21,6 +21,8 @@ MAX_CHARS_PER_TOKEN = 256
 # A run of one character is shortened to this length where the tokenizer gives longer runs the same ids: blanks, control
 # characters, unknown characters. Such runs don't count as encoded, and this many characters per token are looked at.
 RUN_CHARS = 256
+# Each character costs some encoding: those with the longest runs of a text are examined, and the results kept.
+MAX_RUN_CHARACTERS = 16
 MAX_KNOWN_CHARACTERS = 1000
 MAX_READ_CHARS_PER_TOKEN = 4096
 
@@ -120,10 +122,14 @@ class TextEncoder:
         codes = np.frombuffer(text.encode("utf-32-le"), np.uint32)
         starts = np.concatenate([[0], np.flatnonzero(codes[1:] != codes[:-1]) + 1])
         lengths = np.diff(starts, append=len(codes))
+        long = lengths > RUN_CHARS
+        starts, lengths = starts[long], lengths[long]
+        characters, kinds = np.unique(codes[starts], return_inverse=True)
+        largest = characters[np.argsort(-np.bincount(kinds, lengths))[:MAX_RUN_CHARACTERS]]
+        collapsing = {chr(character) for character in largest.tolist() if self._collapses(chr(character))}
         end = 0
-        for run in np.flatnonzero(lengths > RUN_CHARS).tolist():
-            start, length = int(starts[run]), int(lengths[run])
-            if self._collapses(text[start]):
+        for start, length in zip(starts.tolist(), lengths.tolist(), strict=True):
+            if text[start] in collapsing:
                 yield text[end : start + RUN_CHARS]
                 end = start + length
         yield text[end:]

@@ -87,7 +87,7 @@ def test_an_intact_installation_gets_the_python_files_of_this_release(built, rep
     for name in ("tokenizer/1/model.py", "tokenizer/1/text_pairs.py"):
         assert (repository / name).read_bytes() == (template_repository() / name).read_bytes()
         assert (repository / name).stat().st_mode & 0o444 == 0o444
-    assert not list(repository.rglob("*.tmp"))
+    assert not list(repository.rglob("*.py.*"))
 
 
 def test_another_installation_is_not_overwritten_without_force(built, repository, tmp_path):
