@@ -5,6 +5,7 @@ from pathlib import Path
 PRECISIONS = ("fp32", "fp16", "int8")
 MODEL_FILE = "model.onnx"
 WEIGHTS_FILE = "model.onnx.data"
+# attention_mask: 0 = padding, 1 = token of type 0, 2 = token of type 1 (only where the manifest says `token_types`).
 INPUT_NAMES = ("input_ids", "attention_mask")
 OUTPUT_NAME = "logits"
 # ONNX Runtime from 1.14 and TensorRT from 8.6 load opset 18 and IR 8; ONNX Runtime 1.19 in Triton's container 24.10
@@ -12,7 +13,7 @@ OUTPUT_NAME = "logits"
 OPSET = 18
 IR_VERSION = 8
 # Part of the manifest. Raise it when the same checkpoint gives another graph, so that `export` replaces older ones.
-EXPORTER_VERSION = 1
+EXPORTER_VERSION = 2
 
 CROSS_ENCODER = Path("cross_encoder") / "1"
 TOKENIZER = Path("tokenizer") / "1"

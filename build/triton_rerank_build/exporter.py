@@ -125,24 +125,30 @@ def _is_earlier_demo(manifest: Manifest, source: Checkpoint, precision: str, max
 
 
 def _export(source: Checkpoint, repository: Path, precision: str, max_length: int, steps: Steps) -> Manifest:
-    from triton_rerank_build.graphs.tokenizer import check_same_ids, check_vocabulary, load_tokenizer, save_tokenizer
+    from triton_rerank_build.graphs.tokenizer import (
+        check_same_ids,
+        check_vocabulary,
+        has_token_types,
+        load_tokenizer,
+        save_tokenizer,
+    )
     from triton_rerank_build.parity.compare import make_batches, prove, reference_logits
     from triton_rerank_build.parity.texts import HARD_PAIRS, PAIRS
 
     with steps.step("loading tokenizer and weights"):
         tokenizer = load_tokenizer(source)
-        check_same_ids(tokenizer, source, [*PAIRS, *HARD_PAIRS])
+        token_types = has_token_types(tokenizer, source)
+        check_same_ids(tokenizer, source, [*PAIRS, *HARD_PAIRS], token_types=token_types)
         model = load_model(source)
         check_vocabulary(tokenizer, model.config.vocab_size, source.name)
         pad_id = model.config.pad_token_id
         weight_bytes = model.num_parameters() * _BYTES[precision]
     with staging(repository, weight_bytes + _OTHER_BYTES) as staged:
         with steps.step("computing the reference logits in PyTorch"):
-            batches = make_batches(tokenizer, max_length, pad_id)
+            batches = make_batches(tokenizer, max_length, pad_id, token_types=token_types)
             expected = reference_logits(model, batches)
         with steps.step(f"exporting to ONNX, {precision}"):
-            separator_id = tokenizer.post_process(tokenizer.encode("", add_special_tokens=False)).ids[-1]
-            path = export_onnx(model, staged, precision=precision, max_length=max_length, separator_id=separator_id)
+            path = export_onnx(model, staged, precision=precision, max_length=max_length, token_types=token_types)
             # Frees what the graph did not take over.
             del model
             save_tokenizer(tokenizer, staged / TOKENIZER_FILE, max_length=max_length, pad_id=pad_id)
@@ -155,13 +161,15 @@ def _export(source: Checkpoint, repository: Path, precision: str, max_length: in
                 parity.kendall_tau,
             )
         with steps.step(f"installing into {repository}"):
-            manifest = _manifest(source, precision, max_length, parity, staged)
+            manifest = _manifest(source, precision, max_length, parity, staged, token_types)
             complete_from_template(repository, template_repository())
             install(staged, repository, manifest)
     return manifest
 
 
-def _manifest(source: Checkpoint, precision: str, max_length: int, parity: "Parity", staged: Path) -> Manifest:
+def _manifest(
+    source: Checkpoint, precision: str, max_length: int, parity: "Parity", staged: Path, token_types: bool
+) -> Manifest:
     return Manifest(
         checkpoint=source.name,
         revision=source.revision,
@@ -176,4 +184,5 @@ def _manifest(source: Checkpoint, precision: str, max_length: int, parity: "Pari
         tools=tool_versions(),
         created=now(),
         activation=source.activation,
+        token_types=token_types,
     )

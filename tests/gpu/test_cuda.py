@@ -11,6 +11,7 @@ import torch
 from tokenizers import Tokenizer
 
 from triton_rerank_build.graphs.memory import Shape, batch_bytes
+from triton_rerank_build.repository.manifest import read_manifest
 from triton_rerank_build.tensorrt.check import expected_logits, make_checks
 from triton_rerank_build.tensorrt.profiles import make_profiles, read_served_shapes
 
@@ -37,7 +38,8 @@ def worst_difference(repository, session):
     """Of the logits of full batches from those of the CPU."""
     max_length = Tokenizer.from_file(str(repository / "tokenizer/1/tokenizer.json")).truncation["max_length"]
     profiles = make_profiles(read_served_shapes(repository, max_length))
-    checks = make_checks(repository / "tokenizer/1/tokenizer.json", profiles)
+    token_types = read_manifest(repository).token_types
+    checks = make_checks(repository / "tokenizer/1/tokenizer.json", profiles, token_types=token_types)
     expected = expected_logits(repository / "cross_encoder/1/model.onnx", checks)
     found = [session.run(None, check.inputs())[0] for check in checks]
     return max(float(np.abs(got - want).max()) for got, want in zip(found, expected, strict=True))

@@ -28,14 +28,19 @@ _CLASSES = {
 }
 
 
-def tiny_checkpoint(folder: Path, family: str, *, seed: int = 0, **overrides: object) -> Path:
+def tiny_checkpoint(
+    folder: Path, family: str, *, seed: int = 0, tokenizer_of: str | None = None, **overrides: object
+) -> Path:
     """Write a checkpoint of 2 layers x 32 that takes 80 tokens.
 
     Args:
+        tokenizer_of: Family of the tokenizer, `family` if None. BERT networks with XLM-R's tokenizer are published, for
+            example cross-encoder/msmarco-MiniLM-L6-en-de-v1.
         overrides: Fields of the configuration.
     """
-    tokenizer = tiny_tokenizer(family)
-    pad_id = tokenizer.token_to_id("[PAD]" if family == "bert" else "<pad>")
+    special = _special_tokens(tokenizer_of or family)
+    tokenizer = tiny_tokenizer(tokenizer_of or family)
+    pad_id = tokenizer.token_to_id(special["pad_token"])
     config_class, model_class = _CLASSES[family]
     fields = {
         "vocab_size": tokenizer.get_vocab_size(),
@@ -59,8 +64,10 @@ def tiny_checkpoint(folder: Path, family: str, *, seed: int = 0, **overrides: ob
                 parameter.add_(torch.randn(parameter.shape), alpha=0.1)
     model.save_pretrained(folder)
     tokenizer.save(str(folder / "tokenizer.json"))
-    special = _special_tokens(family)
-    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", **special}))
+    settings: dict[str, object] = {"tokenizer_class": "PreTrainedTokenizerFast", **special}
+    if "[SEP]" in special.values():
+        settings["model_input_names"] = ["input_ids", "token_type_ids", "attention_mask"]
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
     return folder
 
 
@@ -96,10 +103,13 @@ def tiny_tokenizer(family: str) -> Tokenizer:
         pair=f"{start} $A {end}{double} $B{second_type} {end}{second_type}",
         special_tokens=[(token, tokenizer.token_to_id(token)) for token in (start, end)],
     )
+    tokenizer.add_special_tokens([special["mask_token"]])
     return tokenizer
 
 
 def _special_tokens(family: str) -> dict[str, str]:
     if family == "bert":
-        return {"cls_token": "[CLS]", "pad_token": "[PAD]", "sep_token": "[SEP]", "unk_token": "[UNK]"}
-    return {"cls_token": "<s>", "pad_token": "<pad>", "sep_token": "</s>", "unk_token": "<unk>"}
+        names = ("[CLS]", "[PAD]", "[SEP]", "[UNK]", "[MASK]")
+    else:
+        names = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
+    return dict(zip(("cls_token", "pad_token", "sep_token", "unk_token", "mask_token"), names, strict=True))

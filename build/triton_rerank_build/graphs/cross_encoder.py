@@ -3,7 +3,8 @@
 It takes over the parameters of a transformers model and computes the same logits from two inputs. What
 differs from transformers' own forward, and why:
 
-- Positions and token types are derived from the two inputs, so every family has the same signature.
+- Positions are derived from `input_ids` and token types from `attention_mask` (0 = padding, 1 = token of type 0,
+  2 = token of type 1), so every family has the same signature.
 - Padding is masked by adding -10,000 to a score: exp(-10,000) is exactly 0 in fp32, while the lowest float is
   -inf in fp16 and turns a row that is all padding into NaN.
 - The last layer computes the first token's row alone, since the classifier reads nothing else: exact, and 3
@@ -29,6 +30,11 @@ HfModule: TypeAlias = Any
 def _own(tensor: Tensor, dtype: torch.dtype) -> nn.Parameter:
     """A copy with its own memory: a parameter that is only a view keeps the whole checkpoint file mapped."""
     return nn.Parameter(tensor.detach().to(dtype, copy=True).contiguous(), requires_grad=False)
+
+
+def attention_bias(attention_mask: Tensor) -> Tensor:
+    """[num_rows, length] int32 -> [num_rows, 1, 1, length] fp32: 0 for a token, `MASKED` for padding."""
+    return (1.0 - (attention_mask > 0)[:, None, None, :].float()) * MASKED
 
 
 def gelu(hidden: Tensor) -> Tensor:
@@ -79,24 +85,24 @@ class Embeddings(nn.Module):
     Args:
         embeddings: The embeddings module of a transformers model.
         config: Its configuration.
-        separator_id: Token that ends the query, where the family has token types; None where it has none.
+        token_types: Whether the checkpoint's tokenizer gives its tokens two types. If not, all are of type 0.
         dtype: Type of the tables.
     """
 
-    def __init__(self, embeddings: HfModule, config: HfModule, separator_id: int | None, dtype: torch.dtype) -> None:
+    def __init__(self, embeddings: HfModule, config: HfModule, token_types: bool, dtype: torch.dtype) -> None:
         super().__init__()
         self.word = embeddings.word_embeddings.to(dtype)
         self.position = embeddings.position_embeddings.to(dtype)
         types = embeddings.token_type_embeddings.weight
-        self.types = _own(types[0] if separator_id is None else types, dtype)
+        self.types = _own(types[:2] if token_types else types[0], dtype)
         self.norm = Norm(embeddings.LayerNorm)
-        self.separator_id = separator_id
+        self.token_types = token_types
         self.pad_token_id = config.pad_token_id
         self.counts_from_pad = config.model_type != "bert"
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Twice [num_pairs, length] int32 -> [num_pairs, length, hidden] fp32."""
-        embedded = self.word(input_ids) + self._token_types(input_ids, attention_mask)
+        embedded = self.word(input_ids) + self._token_types(attention_mask)
         normalized: Tensor = self.norm((embedded + self.position(self._positions(input_ids))).float())
         return normalized
 
@@ -110,12 +116,11 @@ class Embeddings(nn.Module):
         positions: Tensor = torch.cumsum(real, dim=1, dtype=torch.int32) * real + self.pad_token_id
         return positions  # [num_pairs, length]
 
-    def _token_types(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        if self.separator_id is None:
+    def _token_types(self, attention_mask: Tensor) -> Tensor:
+        if not self.token_types:
             return self.types
-        separators = input_ids.eq(self.separator_id).to(torch.int32)
-        separators_before = torch.cumsum(separators, dim=1, dtype=torch.int32) - separators
-        return functional.embedding((separators_before > 0).to(torch.int32) * attention_mask, self.types)
+        # A comparison, not `attention_mask - 1` cut at 0: TensorRT's parser has no Clip of integers.
+        return functional.embedding((attention_mask > 1).to(torch.int32), self.types)
 
 
 class Layer(nn.Module):
@@ -175,13 +180,13 @@ class RerankGraph(nn.Module):
     Args:
         model: A transformers sequence classifier with one logit, fp32; consumed, its weights move over.
         dtype: Type of weights and matrix products, `torch.float32` or `torch.float16`.
-        separator_id: See `Embeddings`.
+        token_types: See `Embeddings`.
     """
 
-    def __init__(self, model: HfModule, *, dtype: torch.dtype, separator_id: int | None) -> None:
+    def __init__(self, model: HfModule, *, dtype: torch.dtype, token_types: bool) -> None:
         super().__init__()
         config, base = model.config, model.base_model
-        self.embeddings = Embeddings(base.embeddings, config, separator_id, dtype)
+        self.embeddings = Embeddings(base.embeddings, config, token_types, dtype)
         self.layers = nn.ModuleList(Layer(layer, config.num_attention_heads, dtype) for layer in base.encoder.layer)
         head = model.classifier
         # BERT keeps the dense layer of its head in the pooler, the RoBERTa families in the classifier.
@@ -191,7 +196,7 @@ class RerankGraph(nn.Module):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """[num_pairs, length] int32, twice -> [num_pairs, 1] fp32."""
-        bias = (1.0 - attention_mask[:, None, None, :].float()) * MASKED
+        bias = attention_bias(attention_mask)
         hidden = self.embeddings(input_ids, attention_mask)
         *layers, last = self.layers
         for layer in layers:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from triton_rerank_build.graphs.cross_encoder import MASKED, Embeddings, HfModule, Layer
+from triton_rerank_build.graphs.cross_encoder import Embeddings, HfModule, Layer, attention_bias
 
 
 class EncoderGraph(nn.Module):
@@ -22,7 +22,7 @@ class EncoderGraph(nn.Module):
     def __init__(self, model: HfModule, projection: Tensor | None, *, dtype: torch.dtype) -> None:
         super().__init__()
         config = model.config
-        self.embeddings = Embeddings(model.embeddings, config, None, dtype)
+        self.embeddings = Embeddings(model.embeddings, config, False, dtype)
         self.layers = nn.ModuleList(Layer(layer, config.num_attention_heads, dtype) for layer in model.encoder.layer)
         # fp32 at every precision, as the normalization: both are small, and come last.
         self.projection = None if projection is None else nn.Parameter(projection.t().contiguous(), requires_grad=False)
@@ -32,7 +32,7 @@ class EncoderGraph(nn.Module):
 
         Flat, since otherwise Triton's configuration would have to name `dim` of the checkpoint.
         """
-        bias = (1.0 - attention_mask[:, None, None, :].float()) * MASKED
+        bias = attention_bias(attention_mask)
         hidden = self.embeddings(input_ids, attention_mask)
         for layer in self.layers:
             hidden = layer(hidden, hidden, bias)

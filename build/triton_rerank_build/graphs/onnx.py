@@ -38,12 +38,7 @@ def load_model(checkpoint: Checkpoint) -> "HfModule":
     return model.eval()
 
 
-def uses_token_types(model: "HfModule") -> bool:
-    """Whether the document's tokens are of another type than the query's: so in BERT, never in the RoBERTa families."""
-    return bool(model.config.model_type == "bert" and model.config.type_vocab_size > 1)
-
-
-def export_onnx(model: "HfModule", folder: Path, *, precision: str, max_length: int, separator_id: int) -> Path:
+def export_onnx(model: "HfModule", folder: Path, *, precision: str, max_length: int, token_types: bool) -> Path:
     """Write `model.onnx` and `model.onnx.data` into `folder`.
 
     Args:
@@ -51,7 +46,7 @@ def export_onnx(model: "HfModule", folder: Path, *, precision: str, max_length: 
         folder: An empty folder.
         precision: Of the weights and matrix products, one of `PRECISIONS`; inputs and outputs never change.
         max_length: Longest row that the graph accepts.
-        separator_id: The token after the query; used only where the family has token types.
+        token_types: Whether `attention_mask` carries token types (see `RerankGraph`).
 
     Returns:
         The path of `model.onnx`.
@@ -63,7 +58,7 @@ def export_onnx(model: "HfModule", folder: Path, *, precision: str, max_length: 
     graph = RerankGraph(
         model,
         dtype=torch.float16 if precision == "fp16" else torch.float32,
-        separator_id=separator_id if uses_token_types(model) else None,
+        token_types=token_types,
     ).eval()
     return write_graph(graph, folder, max_length=max_length, output_name=OUTPUT_NAME, int8=precision == "int8")
 

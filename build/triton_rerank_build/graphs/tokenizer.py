@@ -81,6 +81,17 @@ def cut(tokenizer: "Tokenizer", text: str, length: int) -> str:
     return text if len(offsets) <= length else text[: offsets[length - 1][1]]
 
 
+def has_token_types(tokenizer: "Tokenizer", checkpoint: Checkpoint) -> bool:
+    """Whether the tokenizer's template gives tokens of type 1, and the network has a vector for them.
+
+    The templates of BERT's tokenizers do, those of RoBERTa and XLM-R do not, whichever network a checkpoint has.
+    """
+    from transformers import AutoConfig
+
+    types = encode_pair(tokenizer, "a", "b").type_ids
+    return any(types) and AutoConfig.from_pretrained(str(checkpoint.folder)).type_vocab_size > 1
+
+
 def check_vocabulary(tokenizer: "Tokenizer", vocab_size: int, name: str) -> None:
     """Check that the word table has a row for every id of the tokenizer.
 
@@ -93,24 +104,42 @@ def check_vocabulary(tokenizer: "Tokenizer", vocab_size: int, name: str) -> None
         )
 
 
-def check_same_ids(tokenizer: "Tokenizer", checkpoint: Checkpoint, pairs: Iterable[tuple[str, str]]) -> None:
-    """Check that tokenizer.json gives the ids of transformers, which also reads other files.
+def check_same_ids(
+    tokenizer: "Tokenizer", checkpoint: Checkpoint, pairs: Iterable[tuple[str, str]], *, token_types: bool = False
+) -> None:
+    """Check that tokenizer.json gives the ids of transformers, which also reads other files, and its types if asked.
 
     Raises:
-        ParityError: The ids differ for one of `pairs`.
+        ParityError: A pair gets other ids or types.
+        UnsupportedModelError: A token has a type beyond 1.
     """
     from transformers import AutoTokenizer
 
     reference: Any = AutoTokenizer.from_pretrained(str(checkpoint.folder))
     for query, document in pairs:
         # In lists, since transformers takes a single empty document for none.
-        expected = reference([query], [document])["input_ids"][0]
-        found = encode_pair(tokenizer, query, document).ids
-        if found != expected:
+        encoded = reference([query], [document])
+        expected = encoded["input_ids"][0]
+        encoding = encode_pair(tokenizer, query, document)
+        if token_types:
+            # Where only the generic tokenizer class is named, transformers 5 returns no types; transformers 4 did.
+            types = encoded.get("token_type_ids", [encoding.type_ids])[0]
+            _check_same_types(encoding, types, checkpoint.name)
+        if (found := encoding.ids) != expected:
             raise ParityError(
                 f"tokenizer.json of {checkpoint.name} gives other ids than transformers for "
                 f"{query[:40]!r} + {document[:40]!r}: {found[:12]} ... instead of {expected[:12]} ..."
             )
+
+
+def _check_same_types(encoding: "Encoding", expected: list[int], name: str) -> None:
+    if max(encoding.type_ids) > 1:
+        raise UnsupportedModelError(f"tokenizer.json of {name} gives token type {max(encoding.type_ids)}; 0 and 1 work")
+    if encoding.type_ids != expected:
+        raise ParityError(
+            f"tokenizer.json of {name} gives other token types than transformers: "
+            f"{encoding.type_ids[:24]} ... instead of {expected[:24]} ..."
+        )
 
 
 def check_same_text_ids(tokenizer: "Tokenizer", checkpoint: Checkpoint, texts: Iterable[str]) -> None:

@@ -110,7 +110,7 @@ def _pad(name: str, rows: Sequence[tuple[list[int], list[int]]], pad_id: int) ->
     attention_mask = np.zeros((len(rows), length), np.int32)
     for row, (ids, mask) in enumerate(rows):
         input_ids[row, : len(ids)], attention_mask[row, : len(ids)] = ids, mask
-    return Batch(name, input_ids, attention_mask, np.zeros_like(input_ids))
+    return Batch(name, input_ids, attention_mask)
 
 
 def reference_vectors(

@@ -9,7 +9,7 @@ from triton_rerank_build.contract import BACKENDS, MANIFEST_FILE, MODEL_FILE, TO
 from triton_rerank_build.contract import TOKENIZER as RERANKER_TOKENIZER
 from triton_rerank_build.errors import RepositoryError
 from triton_rerank_build.late_interaction.settings import LateSettings
-from triton_rerank_build.repository.layout import Layout, complete_from_template, copy_missing, template_repository
+from triton_rerank_build.repository.layout import Layout, complete_from_template, copy_code, template_repository
 from triton_rerank_build.repository.manifest import Manifest
 from triton_rerank_build.repository.verify import check_installation
 from triton_rerank_build.support.extras import require_build_extra
@@ -52,7 +52,7 @@ class LateManifest(Manifest):
 
 
 def complete_late(repository: Path) -> None:
-    """Copy the committed files of late interaction that `repository` lacks.
+    """Copy the committed files of late interaction, as `complete_from_template` does.
 
     Two of its models import a module whose one source file belongs to a model of the reranker.
     """
@@ -62,7 +62,7 @@ def complete_late(repository: Path) -> None:
         (BACKENDS / "rerank_openvino" / "micro_batch_cuts.py", SCORER),
     )
     for source, folder in shared:
-        copy_missing(source, repository / folder / source.name)
+        copy_code(source, repository / folder / source.name)
 
 
 def read_late_manifest(repository: Path) -> LateManifest | None:

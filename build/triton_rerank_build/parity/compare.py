@@ -13,6 +13,7 @@ its own way.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -21,7 +22,6 @@ import numpy as np
 import numpy.typing as npt
 
 from triton_rerank_build.errors import ParityError
-from triton_rerank_build.graphs.onnx import uses_token_types
 from triton_rerank_build.graphs.tokenizer import encode_pair
 from triton_rerank_build.parity.record import Parity
 from triton_rerank_build.parity.texts import HARD_PAIRS, PAIRS
@@ -57,27 +57,26 @@ class Batch:
     Attributes:
         name: What the batch covers, for messages.
         input_ids: [num_pairs, length] int32.
-        attention_mask: [num_pairs, length] int32.
-        token_types: [num_pairs, length] int32, for the reference only.
+        attention_mask: [num_pairs, length] int32: 0 = padding, 1 = token of type 0, 2 = token of type 1.
     """
 
     name: str
     input_ids: npt.NDArray[np.int32]
     attention_mask: npt.NDArray[np.int32]
-    token_types: npt.NDArray[np.int32]
 
 
-def make_batches(tokenizer: "Tokenizer", max_length: int, pad_id: int) -> list[Batch]:
+def make_batches(tokenizer: "Tokenizer", max_length: int, pad_id: int, *, token_types: bool) -> list[Batch]:
     """The rows to compare: every text alone, all together, and lengths from 2 tokens to `max_length`."""
     pairs = [encode_pair(tokenizer, *pair) for pair in (*PAIRS, *HARD_PAIRS)]
     pairs = [pair if len(pair) <= max_length else _of_length(tokenizer, 0, max_length) for pair in pairs]
-    batches = [pad(f"pair {index} alone", [pair], pad_id) for index, pair in enumerate(pairs)]
-    batches.append(pad("all pairs in one padded batch", pairs, pad_id))
+    pad = partial(pad_rows, pad_id=pad_id, token_types=token_types)
+    batches = [pad(f"pair {index} alone", [pair]) for index, pair in enumerate(pairs)]
+    batches.append(pad("all pairs in one padded batch", pairs))
     mixed = [length for length in _MIXED_LENGTHS if length <= max_length]
     rows = [_of_length(tokenizer, index, length) for index, length in enumerate(mixed)]
-    batches.append(pad("a batch of mixed lengths", rows, pad_id))
+    batches.append(pad("a batch of mixed lengths", rows))
     lengths = sorted({length for length in _LENGTHS if length < max_length} | {max_length})
-    batches += [pad(f"{length} tokens", [_of_length(tokenizer, length, length)], pad_id) for length in lengths]
+    batches += [pad(f"{length} tokens", [_of_length(tokenizer, length, length)]) for length in lengths]
     return batches
 
 
@@ -88,9 +87,8 @@ def reference_logits(model: "HfModule", batches: Sequence[Batch]) -> list[npt.ND
     results = []
     with torch.inference_mode():
         for batch in bar(batches, "PyTorch"):
-            inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
-            if uses_token_types(model):
-                inputs["token_type_ids"] = batch.token_types
+            mask = batch.attention_mask
+            inputs = {"input_ids": batch.input_ids, "attention_mask": mask > 0, "token_type_ids": mask > 1}
             tensors = {name: torch.from_numpy(array).long() for name, array in inputs.items()}
             results.append(model(**tensors).logits.numpy())
     return results
@@ -256,14 +254,12 @@ def _of_length(tokenizer: "Tokenizer", index: int, length: int) -> "Encoding":
     return encode_pair(tokenizer, query, text, length=length, query_length=query_length)
 
 
-def pad(name: str, rows: Sequence["Encoding"], pad_id: int) -> Batch:
+def pad_rows(name: str, rows: Sequence["Encoding"], *, pad_id: int, token_types: bool) -> Batch:
     """Rows of different lengths as one batch, padded on the right."""
     length = max(len(row) for row in rows)
     input_ids = np.full((len(rows), length), pad_id, np.int32)
     attention_mask = np.zeros((len(rows), length), np.int32)
-    token_types = np.zeros((len(rows), length), np.int32)
     for index, row in enumerate(rows):
         input_ids[index, : len(row)] = row.ids
-        attention_mask[index, : len(row)] = 1
-        token_types[index, : len(row)] = row.type_ids
-    return Batch(name, input_ids, attention_mask, token_types)
+        attention_mask[index, : len(row)] = np.array(row.type_ids) + 1 if token_types else 1
+    return Batch(name, input_ids, attention_mask)

@@ -44,13 +44,16 @@ def compare_published(graph: Path, tokenizer_file: Path) -> list[PublishedScore]
     from tokenizers import Tokenizer
 
     from triton_rerank_build.graphs.tokenizer import encode_pair
-    from triton_rerank_build.parity.compare import graph_logits, pad
+    from triton_rerank_build.parity.compare import graph_logits, pad_rows
 
     tokenizer = Tokenizer.from_file(str(tokenizer_file))
     pad_id = (tokenizer.padding or {}).get("pad_id", 0)
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    batches = [pad(query, [encode_pair(tokenizer, query, document)], pad_id) for query, document, _ in PUBLISHED]
+    batches = [
+        pad_rows(query, [encode_pair(tokenizer, query, document)], pad_id=pad_id, token_types=False)
+        for query, document, _ in PUBLISHED
+    ]
     logits = graph_logits(graph, batches)
     scores = [PublishedScore(*known, float(logit[0, 0])) for known, logit in zip(PUBLISHED, logits, strict=True)]
     worst = max(abs(score.logit - score.published) for score in scores)

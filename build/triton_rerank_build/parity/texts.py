@@ -78,4 +78,13 @@ HARD_PAIRS = (
         "e\u0301 and é, \u200bzero width, \u00adsoft hyphen, \ufeffmark, \x01control",
     ),
     ("👩‍👩‍👧‍👦 family?", "🏳️‍🌈🇯🇵 emoji مع عربي and 漢字カナ mixed ทั้งหมด in one line"),
+    # In a query a separator must not end the query, and padding must not end the row.
+    (
+        "[SEP] or [MASK] or [PAD] in a query [CLS] [UNK] [SEP]",
+        "[SEP] a document [PAD] with [MASK] and [CLS] [UNK] too [SEP] [PAD]",
+    ),
+    (
+        "</s> or <mask> or <pad> in a query <s> <unk> </s>",
+        "</s> a document <pad> with <mask> and <s> <unk> too </s> <pad>",
+    ),
 )

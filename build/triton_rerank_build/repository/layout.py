@@ -1,6 +1,7 @@
 """Paths of an ensemble's files in a model repository, and the committed files that a new repository starts from."""
 
 import shutil
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,15 +62,29 @@ def template_repository() -> Path:
 
 
 def complete_from_template(repository: Path, template: Path, layout: Layout = RERANKER) -> None:
-    """Copy the committed files of `template` that `repository` lacks; existing files stay as they are."""
+    """Copy the committed files of `template` into `repository`.
+
+    Python files are this release's code and replace other versions. Configuration files that are there stay as they
+    are: a user may have edited them.
+    """
     for source in sorted(path for model in layout.models for path in (template / model).rglob("*")):
         # The template of a checkout may contain generated files.
-        if source.suffix in {".pbtxt", ".py"} or source.name == ".gitkeep":
-            copy_missing(source, repository / source.relative_to(template))
+        target = repository / source.relative_to(template)
+        if source.suffix == ".py":
+            copy_code(source, target)
+        elif (source.suffix == ".pbtxt" or source.name == ".gitkeep") and not target.exists():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, target)
 
 
-def copy_missing(source: Path, target: Path) -> None:
-    """Copy a file unless `target` is there."""
-    if not target.exists():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source, target)
+def copy_code(source: Path, target: Path) -> None:
+    """Copy a Python file unless `target` has its content. The target is replaced at once, never half written."""
+    content = source.read_bytes()
+    if target.is_file() and target.read_bytes() == content:
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f"{target.name}.", suffix=".tmp", delete=False) as file:
+        file.write(content)
+    written = Path(file.name)
+    written.chmod(0o644)  # Triton may run as another user
+    written.replace(target)

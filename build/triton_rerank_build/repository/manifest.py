@@ -83,6 +83,8 @@ class Manifest:
         created: UTC, ISO 8601.
         engine: The plan that `engine` built from the graph; None if there is none.
         activation: See `Checkpoint`; `triton_rerank.compat.CrossEncoder` applies it.
+        token_types: Whether the graph reads token types from `attention_mask`. If not, the mask is 0 or 1. Release
+            0.1.0 did not write this field: its graphs derive token types from the first separator.
     """
 
     checkpoint: str
@@ -99,6 +101,7 @@ class Manifest:
     created: str
     engine: Engine | None = None
     activation: str | None = None
+    token_types: bool = False
 
     def describe(self, name: str, revision: str) -> str:
         """The installation in a message about a checkpoint `name` at `revision`: "tiny (fp32, 80 tokens)"."""

@@ -27,7 +27,7 @@ class Check:
 
     Attributes:
         input_ids: [num_pairs, length] int32, different rows.
-        attention_mask: [num_pairs, length] int32.
+        attention_mask: [num_pairs, length] int32, with token types as in `Batch`.
         batch_size: Rows of the full batch.
     """
 
@@ -44,12 +44,13 @@ class Check:
         }
 
 
-def make_checks(tokenizer_file: Path, profiles: Sequence[Profile]) -> list[Check]:
+def make_checks(tokenizer_file: Path, profiles: Sequence[Profile], *, token_types: bool) -> list[Check]:
     """One check per profile, from texts in many scripts.
 
     Args:
         tokenizer_file: The installed tokenizer.json.
         profiles: Of the plan; the last one has the longest pair.
+        token_types: As in the manifest.
 
     Raises:
         RepositoryError: The file is not one that `export` wrote.
@@ -63,9 +64,9 @@ def make_checks(tokenizer_file: Path, profiles: Sequence[Profile]) -> list[Check
     tokenizer.no_truncation()
     tokenizer.no_padding()
     longest = profiles[-1].max_shape[1]
-    batches = make_batches(tokenizer, longest, pad_id)
+    batches = make_batches(tokenizer, longest, pad_id, token_types=token_types)
     distinct = {row.tobytes(): row for batch in batches for row in _rows(batch)}
-    rows = sorted(distinct.values(), key=len, reverse=True)
+    rows = sorted(distinct.values(), key=len, reverse=True)  # each [length, 2]
     checks = []
     for profile in profiles:
         batch_size, length = profile.max_shape
@@ -75,19 +76,22 @@ def make_checks(tokenizer_file: Path, profiles: Sequence[Profile]) -> list[Check
         input_ids = np.full((len(fitting), length), pad_id, np.int32)
         attention_mask = np.zeros((len(fitting), length), np.int32)
         for index, row in enumerate(fitting):
-            input_ids[index, : len(row)], attention_mask[index, : len(row)] = row, 1
+            input_ids[index, : len(row)], attention_mask[index, : len(row)] = row.T
         checks.append(Check(input_ids, attention_mask, batch_size))
     return checks
 
 
 def _rows(batch: Batch) -> list[npt.NDArray[np.int32]]:
-    return [ids[: mask.sum()] for ids, mask in zip(batch.input_ids, batch.attention_mask, strict=True)]
+    """Token ids and attention mask of each row without its padding, [length, 2]."""
+    return [
+        np.stack([ids, mask], axis=1)[mask > 0] for ids, mask in zip(batch.input_ids, batch.attention_mask, strict=True)
+    ]
 
 
 def expected_logits(graph: Path, checks: Sequence[Check]) -> list[npt.NDArray[np.float32]]:
     """[batch_size, 1] for each check, from the graph on this machine's CPU; each row is computed once."""
     batches = [
-        Batch(f"profile {index}, row {row}", ids[None], mask[None], np.zeros_like(ids[None]))
+        Batch(f"profile {index}, row {row}", ids[None], mask[None])
         for index, check in enumerate(checks)
         for row, (ids, mask) in enumerate(zip(check.input_ids, check.attention_mask, strict=True))
     ]

@@ -66,7 +66,8 @@ class Job:
 
     def checks(self) -> list[Check]:
         """The rows that prove the plan, one batch per profile."""
-        return make_checks(self.repository / TOKENIZER / TOKENIZER_FILE, self.profiles)
+        tokenizer_file = self.repository / TOKENIZER / TOKENIZER_FILE
+        return make_checks(tokenizer_file, self.profiles, token_types=self.manifest.token_types)
 
 
 def make_job(repository: str | Path, timing_cache: str | Path | None = None) -> Job:

@@ -62,6 +62,37 @@ class Limits:
         return next(bucket for bucket in self.buckets if bucket >= length)
 
 
+class PairTemplate:
+    """Special tokens around the two texts, and the token types, read off the checkpoint's own template.
+
+    Args:
+        tokenizer: A `tokenizers.Tokenizer`.
+        token_types: Whether the graph reads token types from `attention_mask`.
+    """
+
+    def __init__(self, tokenizer, token_types):
+        encoding = tokenizer.encode("a", "b")
+        tokens = list(zip(encoding.sequence_ids, encoding.ids, encoding.type_ids, strict=True))
+        sides = [side for side, _, _ in tokens]  # 0 = query, 1 = document, None = special token
+        query, document = sides.index(0), sides.index(1)
+        groups = (tokens[:query], tokens[query:document], tokens[document:])
+        special = [[token for token in group if token[0] is None] for group in groups]
+        self.before, self.between, self.after = ([token_id for _, token_id, _ in group] for group in special)
+        query_type, document_type = (tokens[sides.index(side)][2] for side in (0, 1))
+        types = [[token_type for _, _, token_type in group] for group in special]
+        # One number for each special token and for each text, in the order of a row.
+        self._types = np.array([*types[0], query_type, *types[1], document_type, *types[2]], np.int32)
+        self._query, self._document = len(types[0]), len(types[0]) + 1 + len(types[1])
+        self.has_types = token_types and bool(self._types.any())
+
+    def types(self, query_lengths, lengths):
+        """Token types of all rows, one row after another, from their numbers of query tokens and of all tokens."""
+        counts = np.ones((len(lengths), len(self._types)), np.int32)
+        counts[:, self._query] = query_lengths
+        counts[:, self._document] = lengths - query_lengths - (len(self._types) - 2)
+        return np.repeat(np.tile(self._types, len(lengths)), counts.ravel())
+
+
 class TritonPythonModel:
     """Triton's entry points."""
 
@@ -71,43 +102,52 @@ class TritonPythonModel:
         parameters = {name: value["string_value"] for name, value in config.get("parameters", {}).items()}
         folder = Path(args["model_repository"]) / args["model_version"]
         tokenizer = load_tokenizer(folder / "tokenizer.json")
+        manifest = read_manifest(folder / "manifest.json")
         self.limits = Limits(tokenizer, parameters)
         self.pad_id = tokenizer.padding["pad_id"]
-        self.info = model_info(folder / "manifest.json", self.limits)
+        self.info = model_info(manifest, self.limits)
         self.encoder = TextEncoder(tokenizer)
-        self.before, self.between, self.after = special_layout(tokenizer)
+        self.template = PairTemplate(tokenizer, manifest.get("token_types", False))
 
     def execute(self, requests):
         """Respond to each request separately; the texts of all of them are encoded in one batch."""
         responses, valid = read_requests(requests, self.limits)
         tokenized = self.tokenize([pairs for _, pairs in valid])
-        for (index, pairs), (rows, truncated) in zip(valid, tokenized, strict=True):
-            responses[index] = pairs.response(self.tensors(rows, truncated), self.info)
+        for (index, pairs), tokens in zip(valid, tokenized, strict=True):
+            responses[index] = pairs.response(self.tensors(*tokens), self.info)
         return responses
 
     def tokenize(self, batch):
-        """Yield, for each request of `batch`, the token ids of its pairs and whether text was cut from them."""
+        """Yield, for each request of `batch`, the token ids of its pairs and whether text was cut from them.
+
+        Three lists, with for each pair its token ids, the number of its query tokens, and the flag.
+        """
+        template = self.template
         encoded = self.encoder.encode_requests(batch, self.limits.max_length)
         for pairs, (query_ids, document_ids) in zip(batch, encoded, strict=True):
-            rows, truncated = [], []
-            for cell, document in zip(pairs.query_cells, document_ids, strict=True):
-                query = query_ids[cell]
+            rows, query_lengths, truncated = [], [], []
+            for cell, (document, document_cut) in zip(pairs.query_cells, document_ids, strict=True):
+                query, query_cut = query_ids[cell]
                 kept = query[: pairs.query_max_length]
                 room = pairs.max_length - self.limits.num_special - len(kept)
-                rows.append(self.before + kept + self.between + document[:room] + self.after)
-                truncated.append(len(document) > room or len(query) > len(kept))
-            yield rows, truncated
+                rows.append(template.before + kept + template.between + document[:room] + template.after)
+                query_lengths.append(len(kept))
+                truncated.append(document_cut or query_cut or len(document) > room or len(query) > len(kept))
+            yield rows, query_lengths, truncated
 
-    def tensors(self, rows, truncated):
+    def tensors(self, rows, query_lengths, truncated):
         """The output tensors of one request; rows are padded on the right to the smallest bucket."""
         lengths = np.fromiter(map(len, rows), np.int32, len(rows))
         width = self.limits.bucket(int(lengths.max()))
-        mask = np.arange(width, dtype=np.int32) < lengths[:, None]  # [num_pairs, width]
-        input_ids = np.full(mask.shape, self.pad_id, np.int32)
-        input_ids[mask] = np.concatenate(rows)
+        is_token = np.arange(width, dtype=np.int32) < lengths[:, None]  # [num_pairs, width]
+        input_ids = np.full(is_token.shape, self.pad_id, np.int32)
+        input_ids[is_token] = np.concatenate(rows)
+        attention_mask = is_token.astype(np.int32)
+        if self.template.has_types:
+            attention_mask[is_token] += self.template.types(np.array(query_lengths, np.int32), lengths)
         return {
             "input_ids": input_ids,
-            "attention_mask": mask.astype(np.int32),
+            "attention_mask": attention_mask,
             "num_tokens": lengths[:, None],
             "truncated": np.array(truncated, bool)[:, None],
         }
@@ -125,25 +165,16 @@ def load_tokenizer(path):
     return tokenizer
 
 
+def read_manifest(path):
+    """The builder's manifest; an empty one if there is none."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
 def model_info(manifest, limits):
     """The output `model_info`, JSON: the builder's manifest, and the limits that hold here."""
-    facts = json.loads(manifest.read_text(encoding="utf-8")) if manifest.exists() else {}
-    facts |= {
+    facts = manifest | {
         "max_length": limits.max_length,
         "default_max_length": limits.default_max_length,
         "buckets": limits.buckets,
     }
     return json.dumps(facts, ensure_ascii=False).encode()
-
-
-def special_layout(tokenizer):
-    """Special token ids before, between and after the two texts, read off the checkpoint's own template."""
-    encoding = tokenizer.encode("a", "b")
-    groups, current = [], []
-    for token, special in zip(encoding.ids, encoding.special_tokens_mask, strict=True):
-        if special:
-            current.append(token)
-        elif not groups or current:
-            groups.append(current)
-            current = []
-    return groups[0], groups[1], current

@@ -15,6 +15,16 @@ import triton_python_backend_utils as pb_utils
 HEAD_CHARS_PER_TOKEN = 16
 # Cutting text in the middle can change the last few tokens before the cut; these are never used.
 HEAD_MARGIN_TOKENS = 64
+# Where the head yields too few tokens, this many characters per token are encoded; the rest is cut. Four callers that
+# sent 60 MB of blanks once kept the tokenizer busy for 20 s.
+MAX_CHARS_PER_TOKEN = 256
+# A run of one character is shortened to this length where the tokenizer gives longer runs the same ids: blanks, control
+# characters, unknown characters. Such runs don't count as encoded, and this many characters per token are looked at.
+RUN_CHARS = 256
+# Each character costs some encoding: those with the longest runs of a text are examined, and the results kept.
+MAX_RUN_CHARACTERS = 16
+MAX_KNOWN_CHARACTERS = 1000
+MAX_READ_CHARS_PER_TOKEN = 4096
 
 
 class BadRequestError(ValueError):
@@ -36,6 +46,8 @@ class PairRequest:
         self.request = request
         self.query_cells = text_cells(request, "query")
         document_cells = text_cells(request, "document")
+        if len(self.query_cells) != len(document_cells):
+            raise BadRequestError(f"got {len(self.query_cells)} queries and {len(document_cells)} documents")
         self.max_length, self.query_max_length = limits.of_request(json.loads(request.parameters() or "{}"))
         self.documents = [decode(cell, "document", row) for row, cell in enumerate(document_cells)]
         first_rows = {cell: self.query_cells.index(cell) for cell in dict.fromkeys(self.query_cells)}
@@ -65,21 +77,76 @@ class TextEncoder:
         tokenizer.no_truncation()
         tokenizer.no_padding()
         self._tokenizer = tokenizer
+        self._collapsible = {}
         # READY means warm: two texts are a batch.
         self.encode([("warm-up", 8), ("two texts start the threads", 8)])
 
     def encode(self, texts):
-        """Token ids of each (text, needed): all of them, or at least `needed` where that is less work."""
+        """Encode each (text, needed).
+
+        Returns:
+            For each text a pair: its token ids, all of them or at least `needed` where that is less work; and whether
+            encoding stopped before the end of the text without `needed` tokens.
+        """
         heads = [head(text, needed) for text, needed in texts]
-        ids = [encoding.ids for encoding in self._tokenizer.encode_batch_fast(heads, add_special_tokens=False)]
+        ids = self._ids(heads)
+        cut = [False] * len(texts)
+        sparse = []  # few tokens in much text (blanks, unknown characters): the head was not enough
         for row, ((text, needed), start) in enumerate(zip(texts, heads, strict=True)):
             if len(start) == len(text):
                 continue
             if len(ids[row]) >= needed + HEAD_MARGIN_TOKENS:
                 del ids[row][needed + HEAD_MARGIN_TOKENS // 2 :]
-            else:  # few tokens in much text (blanks, unknown characters): the head was not enough
-                ids[row] = self._tokenizer.encode_batch_fast([text], add_special_tokens=False)[0].ids
-        return ids
+            else:
+                sparse.append(row)
+        if sparse:
+            bounded = [self._bounded(*texts[row]) for row in sparse]
+            for row, found, (_, stopped) in zip(sparse, self._ids([text for text, _ in bounded]), bounded, strict=True):
+                ids[row], cut[row] = found, stopped
+        return list(zip(ids, cut, strict=True))
+
+    def _ids(self, texts):
+        return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
+
+    def _bounded(self, text, needed):
+        """What is encoded of a long text that has few tokens, and whether that ends before the text does."""
+        tokens = needed + HEAD_MARGIN_TOKENS
+        read = text[: MAX_READ_CHARS_PER_TOKEN * tokens]
+        read_all = len(read) == len(text)
+        shortened = "".join(self._without_long_runs(read))
+        kept = shortened[: MAX_CHARS_PER_TOKEN * tokens]
+        return kept, not read_all or len(kept) < len(shortened)
+
+    def _without_long_runs(self, text):
+        """Yield the parts of `text` that remain when long runs of one character are shortened."""
+        codes = np.frombuffer(text.encode("utf-32-le"), np.uint32)
+        starts = np.concatenate([[0], np.flatnonzero(codes[1:] != codes[:-1]) + 1])
+        lengths = np.diff(starts, append=len(codes))
+        long = lengths > RUN_CHARS
+        starts, lengths = starts[long], lengths[long]
+        characters, kinds = np.unique(codes[starts], return_inverse=True)
+        largest = characters[np.argsort(-np.bincount(kinds, lengths))[:MAX_RUN_CHARACTERS]]
+        collapsing = {chr(character) for character in largest.tolist() if self._collapses(chr(character))}
+        end = 0
+        for start, length in zip(starts.tolist(), lengths.tolist(), strict=True):
+            if text[start] in collapsing:
+                yield text[end : start + RUN_CHARS]
+                end = start + length
+        yield text[end:]
+
+    def _collapses(self, character):
+        """Whether long runs of `character` have the same ids, whatever their length."""
+        if (known := self._collapsible.get(character)) is not None:
+            return known
+        if len(self._collapsible) >= MAX_KNOWN_CHARACTERS:
+            self._collapsible.clear()
+        around = [(before, after) for before in ("", "a", "a ") for after in ("", "b", " b")]
+        short, long = (
+            self._ids([before + character * length + after for before, after in around])
+            for length in (RUN_CHARS, 2 * RUN_CHARS + 1)
+        )
+        self._collapsible[character] = short == long
+        return short == long
 
     def encode_requests(self, batch, query_needed, *, query_prefix="", document_prefix=""):
         """Encode the distinct queries and the documents of all requests in one batch.
@@ -91,7 +158,7 @@ class TextEncoder:
             document_prefix: Text before every document.
 
         Yields:
-            For each request the token ids of the batch's queries, by cell, and a list of those of its documents.
+            For each request what `encode` returns for the batch's queries, by cell, and a list of it for its documents.
         """
         queries = {cell: query_prefix + text for pairs in batch for cell, text in pairs.queries.items()}
         documents = [(document_prefix + text, pairs.max_length) for pairs in batch for text in pairs.documents]
@@ -114,9 +181,15 @@ def read_requests(requests, limits):
             valid.append((index, PairRequest(request, limits)))
         except BadRequestError as error:
             # An ensemble passes this error on to the client unchanged.
-            failure = pb_utils.TritonError(str(error), pb_utils.TritonError.INVALID_ARG)
-            responses[index] = pb_utils.InferenceResponse(error=failure)
+            responses[index] = invalid(str(error))
+        except Exception as error:  # noqa: BLE001 - shapes beyond 2^31 raise many types; the other requests go on
+            responses[index] = invalid(f"the request can't be read: {error!r}")
     return responses, valid
+
+
+def invalid(message):
+    """The error response to an invalid request."""
+    return pb_utils.InferenceResponse(error=pb_utils.TritonError(message, pb_utils.TritonError.INVALID_ARG))
 
 
 def whole_number(parameters, name, default):
@@ -128,8 +201,11 @@ def whole_number(parameters, name, default):
 
 
 def text_cells(request, name):
-    """The cells of a STRING tensor [num_pairs, 1] as bytes; Triton has checked its shape and number of rows."""
-    return pb_utils.get_input_tensor_by_name(request, name).as_numpy()[:, 0].tolist()
+    """The cells of a STRING tensor [num_pairs, 1] as bytes. Triton counts rows in 32 bits, so 2^40 of them pass it."""
+    tensor = pb_utils.get_input_tensor_by_name(request, name).as_numpy()
+    if tensor.ndim != 2 or tensor.shape[1] != 1 or not len(tensor):
+        raise BadRequestError(f"{name} must have shape [num_pairs, 1], got {list(tensor.shape)}")
+    return tensor[:, 0].tolist()
 
 
 def decode(cell, name, row):

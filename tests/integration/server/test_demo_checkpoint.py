@@ -118,9 +118,9 @@ def test_a_conversion_that_was_killed_is_done_again(folder, tmp_path, monkeypatc
 def test_int8_passes_its_gate_and_one_scale_for_a_matrix_does_not(folder, tmp_path):
     source = resolve_checkpoint("demo")
     tokenizer, model = load_tokenizer(source), load_model(source)
-    batches = make_batches(tokenizer, 64, model.config.pad_token_id)
+    batches = make_batches(tokenizer, 64, model.config.pad_token_id, token_types=False)
     expected = reference_logits(model, batches)
-    path = export_onnx(model, tmp_path, precision="int8", max_length=64, separator_id=2)
+    path = export_onnx(model, tmp_path, precision="int8", max_length=64, token_types=False)
     assert prove(path, batches, expected, "int8").kendall_tau > 0.97
 
     graph = onnx.load(path)

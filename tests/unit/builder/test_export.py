@@ -19,6 +19,12 @@ from triton_rerank_build.parity.texts import HARD_PAIRS, PAIRS
 TOLERANCE = {"fp32": 1e-4, "fp16": 2e-2}
 
 
+def token_mask(encoded):
+    """`attention_mask` as the graph takes it, from transformers' mask and token types."""
+    mask = encoded["attention_mask"].numpy()
+    return mask + encoded["token_type_ids"].numpy() if "token_type_ids" in encoded else mask
+
+
 class Exported:
     """A tiny checkpoint and its installed graph."""
 
@@ -65,7 +71,7 @@ def test_logits_equal_those_of_transformers_in_a_padded_batch(exported, family, 
     model = exported(family, precision)
     encoded = model.encode([pair for pair in PAIRS if len(pair[0]) < 40])
 
-    found = model.logits(encoded["input_ids"].numpy(), encoded["attention_mask"].numpy())
+    found = model.logits(encoded["input_ids"].numpy(), token_mask(encoded))
 
     expected = model.reference(dict(encoded))
     assert found.dtype == np.float32
@@ -89,7 +95,7 @@ def test_any_number_of_pairs_of_any_length_runs(exported, family, precision, num
 def test_a_row_of_padding_alone_is_finite_and_harms_no_neighbour(exported, family, precision):
     model = exported(family, precision)
     encoded = model.encode(list(PAIRS[:1]))
-    ids, mask = encoded["input_ids"].numpy(), encoded["attention_mask"].numpy()
+    ids, mask = encoded["input_ids"].numpy(), token_mask(encoded)
     padding = np.full_like(ids, 1)
 
     logits = model.logits(np.concatenate([ids, padding]), np.concatenate([mask, np.zeros_like(mask)]))
@@ -102,12 +108,12 @@ def test_a_row_of_padding_alone_is_finite_and_harms_no_neighbour(exported, famil
 def test_padding_changes_nothing(exported, family):
     model = exported(family, "fp32")
     encoded = model.encode(list(PAIRS[:1]))
-    ids, mask = encoded["input_ids"].numpy()[:, :40], encoded["attention_mask"].numpy()[:, :40]
+    ids, mask = encoded["input_ids"].numpy()[:, :40], token_mask(encoded)[:, :40]
     pad_id = Tokenizer.from_file(str(model.repository / "tokenizer/1/tokenizer.json")).padding["pad_id"]
     wide = np.full((1, LIMIT), pad_id)
     wide[:, : ids.shape[1]] = ids
 
-    padded = model.logits(wide, (np.arange(LIMIT) < ids.shape[1])[None, :])
+    padded = model.logits(wide, np.pad(mask, ((0, 0), (0, LIMIT - mask.shape[1]))))
 
     assert padded == pytest.approx(model.logits(ids, mask), abs=1e-5)
 
@@ -164,7 +170,7 @@ def test_no_path_of_this_machine_is_left_in_the_graph(exported, family):
 def test_openvino_computes_the_same(exported, family, precision):
     model = exported(family, precision)
     encoded = model.encode(list(PAIRS[:4]))
-    ids, mask = encoded["input_ids"].numpy().astype(np.int32), encoded["attention_mask"].numpy().astype(np.int32)
+    ids, mask = encoded["input_ids"].numpy().astype(np.int32), token_mask(encoded).astype(np.int32)
     compiled = openvino.Core().compile_model(str(model.graph_path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
 
     found = compiled({"input_ids": ids, "attention_mask": mask})[0]

@@ -71,12 +71,19 @@ def test_a_model_loads_by_itself(laid_out, model):
         (LATE_TOKENIZER, "text_pairs"),
         (SCORER, "micro_batch_cuts"),
         (Path("backends/rerank_openvino"), "micro_batch_cuts"),
+        (Path("backends/rerank_openvino"), "cpu_quota"),
     ],
     ids=str,
 )
 def test_a_model_needs_the_file_beside_it(laid_out, model, helper):
     (laid_out / model / f"{helper}.py").unlink()
     assert f"No module named '{helper}'" in load(laid_out / model).stderr
+
+
+@pytest.mark.parametrize("backend", ["encode_openvino", "onnxruntime"])
+def test_a_backend_needs_the_file_of_its_neighbour(laid_out, backend):
+    (laid_out / "backends/rerank_openvino/cpu_quota.py").unlink()
+    assert "No module named 'cpu_quota'" in load(laid_out / "backends" / backend).stderr
 
 
 def test_a_module_that_models_share_has_one_source_file():
@@ -86,4 +93,4 @@ def test_a_module_that_models_share_has_one_source_file():
         *BACKENDS.glob("*/*.py"),
     ]
     shared = sorted(path.name for path in committed if path.name != "model.py")
-    assert shared == ["micro_batch_cuts.py", "row_pool.py", "text_pairs.py"]
+    assert shared == ["cpu_quota.py", "micro_batch_cuts.py", "row_pool.py", "text_pairs.py"]

@@ -45,7 +45,8 @@ class Quantized:
 
     def reference(self):
         model = load_model(self.source)
-        batches = make_batches(load_tokenizer(self.source), LIMIT, model.config.pad_token_id)
+        tokenizer, pad_id = load_tokenizer(self.source), model.config.pad_token_id
+        batches = make_batches(tokenizer, LIMIT, pad_id, token_types=self.manifest.token_types)
         return batches, reference_logits(model, batches)
 
 
@@ -152,7 +153,7 @@ def test_triton_serves_it(quantized, runtime):
         served = client.score(list(PAIRS), normalize=False)
     (place,) = [place for place, batch in enumerate(batches) if batch.name == "all pairs in one padded batch"]
     # The reference truncates some pairs; the server gets their full text.
-    whole = batches[place].attention_mask.sum(axis=1)[: len(PAIRS)] < LIMIT
+    whole = (batches[place].attention_mask > 0).sum(axis=1)[: len(PAIRS)] < LIMIT
     assert whole.sum() >= 10
     wanted = expected[place].ravel()[: len(PAIRS)]
     assert kendall_tau(wanted[whole], np.array(served, np.float32)[whole]) >= LOWEST_TAU

@@ -55,7 +55,7 @@ def test_a_new_folder_becomes_a_whole_repository(built):
     assert not list(built[1].rglob("export-*"))
 
 
-def test_files_that_are_there_are_left_as_they_are(tmp_path):
+def test_a_configuration_that_is_there_is_left_as_it_is(tmp_path):
     own = tmp_path / "cross_encoder/config.pbtxt"
     own.parent.mkdir(parents=True)
     own.write_text("# my own")
@@ -82,16 +82,16 @@ def test_the_same_again_does_nothing(built, force):
 
 
 @pytest.mark.slow
-def test_an_intact_installation_of_an_earlier_release_gets_the_committed_files_that_it_lacks(built, repository):
+def test_an_intact_installation_gets_the_python_files_of_this_release(built, repository):
     checkpoint, _ = built
-    own = repository / "tokenizer/1/model.py"
-    own.write_text("# of an earlier release, which needs no other file")
+    (repository / "tokenizer/1/model.py").write_text("# of an earlier release, which needs no other file")
     (repository / "tokenizer/1/text_pairs.py").unlink()
     manifest = verify(repository)
     assert export(str(checkpoint), repository=repository) == manifest == verify(repository)
-    added = (repository / "tokenizer/1/text_pairs.py").read_bytes()
-    assert added == (template_repository() / "tokenizer/1/text_pairs.py").read_bytes()
-    assert own.read_text() == "# of an earlier release, which needs no other file"
+    for name in ("tokenizer/1/model.py", "tokenizer/1/text_pairs.py"):
+        assert (repository / name).read_bytes() == (template_repository() / name).read_bytes()
+        assert (repository / name).stat().st_mode & 0o444 == 0o444
+    assert not list(repository.rglob("*.py.*"))
 
 
 @pytest.mark.slow
@@ -168,7 +168,7 @@ def test_a_full_disk_names_the_folder(built, tmp_path):
 
 def as_written_by_release_0_1_0(repository):
     """That release wrote the first digits of a digest of its source into `exporter`."""
-    text = (repository / MANIFESTS[0]).read_text().replace('"exporter": 1,', '"exporter": "e086b3063e393d4a",')
+    text = (repository / MANIFESTS[0]).read_text().replace('"exporter": 2,', '"exporter": "e086b3063e393d4a",')
     assert "e086b3063e393d4a" in text
     for path in MANIFESTS:
         (repository / path).write_text(text)
@@ -179,11 +179,12 @@ def test_an_installation_of_release_0_1_0_stays_valid(built, repository, monkeyp
     as_written_by_release_0_1_0(repository)
     before = times(repository)
     assert verify(repository).exporter == 1
-    export(str(built[0]), repository=repository)
+    with monkeypatch.context() as patch:
+        patch.setattr(exporter, "EXPORTER_VERSION", 1)
+        export(str(built[0]), repository=repository)
     assert {path: time for path, time in times(repository).items() if path in before} == before
     assert "e086b3063e393d4a" in (repository / MANIFESTS[0]).read_text()
 
-    monkeypatch.setattr(exporter, "EXPORTER_VERSION", 2)
     assert export(str(built[0]), repository=repository).exporter == 2
     assert verify(repository).exporter == 2
 

@@ -244,7 +244,7 @@ def test_packages_of_the_images_are_those_of_constraints_txt(target):
         ("server", "models/late_scorer/1", set()),
         ("server-cpu", "models/tokenizer/1", {"tokenizers"}),
         ("server-cpu", "backends/rerank_openvino", {"openvino"}),
-        ("server-cpu", "backends/encode_openvino", {"openvino"}),
+        ("server-cpu", "backends/encode_openvino", {"openvino", "cpu_quota"}),  # of rerank_openvino, beside it
     ],
 )
 def test_every_import_is_installed_in_the_image(target, model, needed, tmp_path):
@@ -253,7 +253,7 @@ def test_every_import_is_installed_in_the_image(target, model, needed, tmp_path)
     shutil.copytree(BACKENDS, tmp_path / "backends")
     installed = set(re.findall(r"(?<=\s)[a-z][a-z_-]+", " ".join(pip_installs(target))))
     assert imported(*(tmp_path / model).glob("*.py")) == needed
-    assert needed <= installed
+    assert needed - {"cpu_quota"} <= installed
 
 
 def test_the_health_check_needs_nothing_installed():

@@ -10,12 +10,17 @@ setting is one of the `parameters` of the model's config (see late_encoder/confi
 import json
 import math
 import os
+import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import openvino
 import triton_python_backend_utils as pb_utils
+
+# One file for all backends, in the folder of `rerank_openvino` beside this one.
+sys.path.append(str(Path(__file__).resolve().parents[1] / "rerank_openvino"))
+from cpu_quota import usable_cpus
 
 WARM_UP_SHAPES = ((1, 16), (16, 64), (8, 128))
 
@@ -56,20 +61,26 @@ class TritonPythonModel:
         if time.monotonic() - started > (request.timeout() / 1e6 or math.inf):
             # Triton's own words for a request that expires in the queue: clients recognise them.
             return failure("Request timeout expired", pb_utils.TritonError.UNAVAILABLE)
-        ids, mask = (
-            pb_utils.get_input_tensor_by_name(request, name).as_numpy() for name in ("input_ids", "attention_mask")
-        )
-        if problem := self.problem(ids, mask):
+        try:
+            ids, mask = (
+                pb_utils.get_input_tensor_by_name(request, name).as_numpy() for name in ("input_ids", "attention_mask")
+            )
+            problem = self.problem(ids, mask)
+        except Exception as error:  # noqa: BLE001 - shapes beyond 2^31 raise many types; the other requests go on
+            problem = f"the request's tensors can't be read: {error!r}"
+        if problem:
             return failure(problem, pb_utils.TritonError.INVALID_ARG)
         try:
             vectors = self.vectors(ids, mask)
-        except RuntimeError as error:  # from OpenVINO
-            return failure(f"{self.name}: {str(error).strip().splitlines()[-1]}", pb_utils.TritonError.INTERNAL)
+        except (RuntimeError, MemoryError) as error:  # from OpenVINO
+            return failure(
+                f"{self.name}: {(str(error).strip() or repr(error)).splitlines()[-1]}", pb_utils.TritonError.INTERNAL
+            )
         return pb_utils.InferenceResponse([pb_utils.Tensor("vectors", vectors)])
 
     def problem(self, ids, mask):
         """What is wrong with a request, None if nothing: OpenVINO reads beyond its tables without an error."""
-        if ids.ndim != 2 or ids.shape[1] < 1 or ids.shape != mask.shape:
+        if ids.ndim != 2 or not ids.size or ids.shape != mask.shape:
             return f"input_ids has shape {list(ids.shape)} and attention_mask {list(mask.shape)}"
         if ids.shape[1] > self.max_length:
             return f"a row has {ids.shape[1]} tokens, the model takes {self.max_length}"
@@ -93,7 +104,7 @@ def compile_properties(config, core):
     instances = sum(group.get("count", 1) for group in config["instance_group"])
     properties = {
         "INFERENCE_PRECISION_HINT": precision,
-        "INFERENCE_NUM_THREADS": int(values["threads"]) or max(1, len(os.sched_getaffinity(0)) // instances),
+        "INFERENCE_NUM_THREADS": int(values["threads"]) or max(1, usable_cpus() // instances),
         # One stream: all cores work on the same batch.
         "NUM_STREAMS": 1,
         "PERFORMANCE_HINT": "LATENCY",

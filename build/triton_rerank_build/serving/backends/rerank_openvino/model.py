@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import openvino
 import triton_python_backend_utils as pb_utils
+from cpu_quota import usable_cpus
 from micro_batch_cuts import LENGTH_STEP, padded_length
 from row_pool import PendingRequest, RowPool, failure, send
 
@@ -42,10 +43,11 @@ class TritonPythonModel:
         core = openvino.Core()
         properties = settings.properties(core)
         model = core.read_model(path)
-        self.vocab_size, self.max_length = limits(model, folder)
+        self.vocab_size, self.max_length, self.token_types = limits(model, folder)
         self.infer_request = core.compile_model(model, "CPU", properties).create_infer_request()
         for length in (LENGTH_STEP, min(self.max_length, 128), min(self.max_length, 512)):
-            self.logits([np.zeros(length, np.int32)] * max(1, settings.micro_batch_tokens // length))
+            row = np.tile(np.array([[0, 1]], np.int32), (length, 1))
+            self.logits([row] * max(1, settings.micro_batch_tokens // length))
         self.pool = RowPool(settings.micro_batch_tokens, self.max_length)
         threading.excepthook = end_process
         self.worker = threading.Thread(target=self.work, name="micro-batches", daemon=True)
@@ -67,8 +69,8 @@ class TritonPythonModel:
             sender = request.get_response_sender()
             try:
                 pending.append(PendingRequest(self.rows(request), sender, request.timeout()))
-            except BadRequestError as error:
-                send(sender, failure(str(error), pb_utils.TritonError.INVALID_ARG))
+            except Exception as error:  # noqa: BLE001 - shapes beyond 2^31 raise many types; the other requests go on
+                send(sender, failure(told(error), pb_utils.TritonError.INVALID_ARG))
         self.pool.add(pending)
 
     def finalize(self):
@@ -82,20 +84,28 @@ class TritonPythonModel:
             self.score(micro_batch)
 
     def rows(self, request):
-        """The token ids of each row without padding, checked: OpenVINO reads beyond its tables without an error."""
+        """The rows of a request without padding, checked: OpenVINO reads beyond its tables without an error.
+
+        Returns:
+            Token ids and attention mask of each row, [length, 2] int32.
+        """
         ids = int32_matrix(request, "input_ids")
         mask = int32_matrix(request, "attention_mask")
         if ids.shape != mask.shape:
             raise BadRequestError(f"input_ids has shape {list(ids.shape)} and attention_mask {list(mask.shape)}")
         lengths = (mask != 0).sum(axis=1)
-        if not np.array_equal(mask, np.arange(mask.shape[1]) < lengths[:, None]) or lengths.min() < 1:
-            raise BadRequestError("attention_mask must be 1 for the tokens of a row, then 0 for its padding")
+        highest = 2 if self.token_types else 1
+        ordered = np.array_equal(mask != 0, np.arange(mask.shape[1]) < lengths[:, None])
+        if not ordered or lengths.min() < 1 or mask.min() < 0 or mask.max() > highest:
+            values = "1 or 2" if self.token_types else "1"
+            raise BadRequestError(f"attention_mask must be {values} for the tokens of a row, then 0 for its padding")
         if lengths.max() > self.max_length:
             raise BadRequestError(f"a row has {lengths.max()} tokens, the model takes {self.max_length}")
         if ids.min() < 0 or ids.max() >= self.vocab_size:
             raise BadRequestError(f"input_ids must be 0 to {self.vocab_size - 1}, got {ids.min()} to {ids.max()}")
         # Copies: Triton reuses the request's memory once `execute` has returned.
-        return [row[:length].copy() for row, length in zip(ids, lengths, strict=True)]
+        rows = np.stack([ids, mask], axis=2)  # [num_pairs, length, 2]
+        return [row[:length].copy() for row, length in zip(rows, lengths, strict=True)]
 
     def score(self, micro_batch):
         """Run a micro-batch from the pool, and answer the requests that it completes.
@@ -119,12 +129,12 @@ class TritonPythonModel:
             request.put(index, logit)
 
     def logits(self, rows):
-        """Run one micro-batch of token id rows: [num_rows, 1] float32."""
+        """Run one micro-batch of rows, as `rows` returns them: [num_rows, 1] float32."""
         lengths = np.fromiter(map(len, rows), np.int64, len(rows))
-        mask = np.arange(padded_length(int(lengths.max()), self.max_length)) < lengths[:, None]
-        ids = np.zeros(mask.shape, np.int32)
-        ids[mask] = np.concatenate(rows)
-        feeds = {"input_ids": ids, "attention_mask": mask.astype(np.int32)}
+        is_token = np.arange(padded_length(int(lengths.max()), self.max_length)) < lengths[:, None]
+        ids, mask = np.zeros((2, *is_token.shape), np.int32)
+        ids[is_token], mask[is_token] = np.concatenate(rows).T
+        feeds = {"input_ids": ids, "attention_mask": mask}
         # A copy: the next micro-batch writes its logits to the same memory.
         return self.infer_request.infer(feeds, share_inputs=True)["logits"].copy()
 
@@ -146,7 +156,7 @@ class Settings:
         if precision == "auto":
             capable = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
             precision = "bf16" if capable else "f32"
-        threads = self.threads or max(1, len(os.sched_getaffinity(0)) // self.instances)
+        threads = self.threads or max(1, usable_cpus() // self.instances)
         properties = {
             "INFERENCE_PRECISION_HINT": precision,
             "INFERENCE_NUM_THREADS": threads,
@@ -164,9 +174,10 @@ class Settings:
 
 
 def limits(model, folder):
-    """Vocabulary size and longest row: OpenVINO checks neither, so requests beyond them are refused here.
+    """Vocabulary size, longest row, and whether the graph knows token types, for the checks that OpenVINO leaves out.
 
-    The largest embedding table is that of the words; the builder's manifest holds the length.
+    The largest embedding table is that of the words; the builder's manifest holds the others. A graph of release 0.1.0,
+    whose manifest lacks `token_types`, takes an attention_mask of 0 and 1 only.
     """
     tables = [
         node.input(0).get_partial_shape()[0].get_length()
@@ -176,13 +187,18 @@ def limits(model, folder):
         and node.input(0).get_partial_shape().is_static
     ]
     manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-    return max(tables), manifest["max_length"]
+    return max(tables), manifest["max_length"], manifest.get("token_types", False)
+
+
+def told(error):
+    """The message for a request that can't be read."""
+    return str(error) if isinstance(error, BadRequestError) else f"the request's tensors can't be read: {error!r}"
 
 
 def int32_matrix(request, name):
     """An input tensor [num_pairs, length]."""
     tensor = pb_utils.get_input_tensor_by_name(request, name).as_numpy()
-    if tensor.ndim != 2 or tensor.shape[1] < 1:
+    if tensor.ndim != 2 or not tensor.size:
         raise BadRequestError(f"{name} must have shape [num_pairs, length], got {list(tensor.shape)}")
     return tensor
 

@@ -18,7 +18,7 @@ class PendingRequest:
     """A request that waits for the logits of its rows.
 
     Args:
-        rows: Token ids of each row, without padding.
+        rows: Token ids and attention mask of each row without padding, [length, 2].
         sender: Triton's response sender.
         timeout_us: The request's timeout; 0 for none.
     """

@@ -26,6 +26,8 @@ from micro_batch_cuts import cut_by_cost, padded_length
 ATTENDED, SCORED = 1, 2
 # What Python holds for an entry beside its vectors: the key, the array's header, a node in the order of use.
 ENTRY_BYTES = 400
+# Longer timeouts count as none: about 285 years.
+LONGEST_TIMEOUT_US = 2**53
 # Triton's own words for a request that expires in the queue: clients recognise them.
 EXPIRED = "Request timeout expired"
 
@@ -134,6 +136,9 @@ class TritonPythonModel:
                     responses[index] = failure(EXPIRED, pb_utils.TritonError.UNAVAILABLE)
             except BadRequestError as error:
                 responses[index] = failure(str(error), pb_utils.TritonError.INVALID_ARG)
+            except Exception as error:  # noqa: BLE001 - shapes beyond 2^31 raise many types; the other requests go on
+                message = f"the request's tensors can't be read: {error!r}"
+                responses[index] = failure(message, pb_utils.TritonError.INVALID_ARG)
         timeouts_us = {index: remaining_us(requests[index]) for index in pairs_of}
         vectors = await self.vectors(pairs_of, timeouts_us)
         scorable = []
@@ -152,6 +157,8 @@ class TritonPythonModel:
     def pairs(self, request):
         """The (query, document) pairs of a request, checked: not every runtime refuses token ids beyond its tables."""
         sides = [self.texts(request, kind) for kind in ("query", "document")]
+        if len(sides[0]) != len(sides[1]):
+            raise BadRequestError(f"got {len(sides[0])} queries and {len(sides[1])} documents")
         return list(zip(*sides, strict=True))
 
     def texts(self, request, kind):
@@ -216,10 +223,13 @@ class TritonPythonModel:
             model_name=self.encoder,
             requested_output_names=["vectors"],
             inputs=[pb_utils.Tensor("input_ids", ids), pb_utils.Tensor("attention_mask", mask)],
-            timeout=0 if wait_us == math.inf else max(1, int(wait_us)),
+            timeout=0 if wait_us >= LONGEST_TIMEOUT_US else max(1, int(wait_us)),
             preferred_memory=pb_utils.PreferredMemory(pb_utils.TRITONSERVER_MEMORY_CPU, 0),
         )
-        response = await request.async_exec()
+        try:
+            response = await request.async_exec()
+        except Exception as error:  # noqa: BLE001 - Triton raises its own type; requests that need other texts go on
+            return [EncoderError(f"{self.encoder}: {error}")] * len(batch)
         if response.has_error():
             return [EncoderError(f"{self.encoder}: {response.error().message()}")] * len(batch)
         vectors = pb_utils.get_output_tensor_by_name(response, "vectors").as_numpy()
@@ -272,7 +282,7 @@ def remaining_us(request):
 def tensor(request, name):
     """An input tensor [num_pairs, length]."""
     values = pb_utils.get_input_tensor_by_name(request, name).as_numpy()
-    if values.ndim != 2 or values.shape[1] < 1:
+    if values.ndim != 2 or not values.size:
         raise BadRequestError(f"{name} must have shape [num_pairs, length], got {list(values.shape)}")
     return values
 

@@ -21,6 +21,8 @@ from tokenizers import Tokenizer
 
 # The role of a token: other tokens attend to it, its vector counts in the score, or both. 0 is padding.
 ATTENDED, SCORED = 1, 2
+# Longer timeouts count as none: about 285 years.
+LONGEST_TIMEOUT_US = 2**53
 
 
 class Side:
@@ -35,8 +37,9 @@ class Side:
         self.unscored_ids = np.array(unscored_ids, np.int32)
         self.num_special = len(self.before) + len(self.after)
 
-    def row(self, ids, max_length):
-        """Token ids, their roles, and whether text was cut; `ids` are those of the text."""
+    def row(self, text, max_length):
+        """Token ids, their roles, and whether text was cut; `text` is what `TextEncoder` makes of it."""
+        ids, cut = text
         kept = ids[: max_length - self.num_special]
         row = np.array(self.before + kept + self.after, np.int32)
         roles = np.full(len(row), ATTENDED | SCORED, np.uint8)
@@ -47,7 +50,7 @@ class Side:
             missing = max_length - len(row)
             row = np.pad(row, (0, missing), constant_values=self.fill_id)
             roles = np.pad(roles, (0, missing), constant_values=SCORED)
-        return row, roles, len(kept) < len(ids)
+        return row, roles, cut or len(kept) < len(ids)
 
 
 class Limits:
@@ -150,6 +153,9 @@ def padded(rows, fill):
 
 
 def expiry_us(request):
-    """When the request's timeout ends, by the monotonic clock that all processes of a machine share; 0 = never."""
+    """When the request's timeout ends, by the monotonic clock that all processes of a machine share; 0 = never.
+
+    Triton reads a timeout of -1 as 2^64 - 1: with the time of the clock it is more than INT64 holds.
+    """
     timeout_us = request.timeout()
-    return time.monotonic_ns() // 1000 + timeout_us if timeout_us else 0
+    return time.monotonic_ns() // 1000 + timeout_us if 0 < timeout_us < LONGEST_TIMEOUT_US else 0

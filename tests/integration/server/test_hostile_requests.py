@@ -1,0 +1,184 @@
+"""Shapes around 2^31 to 2^63, odd timeouts and long texts without tokens: such a request harms no neighbour."""
+
+import threading
+
+import grpc
+import numpy as np
+import pytest
+from transformers import AutoTokenizer
+from tritonclient.grpc import service_pb2, service_pb2_grpc
+
+from support import raw
+from support.tiny_models import tiny_checkpoint
+from triton_rerank import RerankClient
+from triton_rerank_build import EmbeddedServer, export
+from triton_rerank_build.late_interaction.settings import LateOptions
+
+ROWS = [0, 2**31, 2**32, 2**32 + 1, 2**40, 2**62, 2**63 - 1]
+TEXT_MODELS = ["reranker", "tokenizer", "late_interaction", "late_tokenizer"]
+ENSEMBLES = ["reranker", "late_interaction"]
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory):
+    """A tiny BERT checkpoint, as a cross-encoder and for late interaction."""
+    folder = tmp_path_factory.mktemp("hostile")
+    checkpoint = str(tiny_checkpoint(folder / "tiny", "bert"))
+    export(checkpoint, repository=folder / "repository")
+    export(checkpoint, repository=folder / "repository", late_interaction=LateOptions("query: ", "passage: "))
+    return folder / "repository"
+
+
+@pytest.fixture(scope="module")
+def both(repository):
+    """A server of both ensembles."""
+    with EmbeddedServer(repository) as running:
+        yield running
+
+
+def send(server, model, tensors, timeout_us=None):
+    """The status code of a request of any shape and bytes, `OK` if it is answered, and the message."""
+    request = service_pb2.ModelInferRequest(model_name=model)
+    for name, (datatype, shape, content) in tensors.items():
+        request.inputs.add(name=name, datatype=datatype, shape=shape)
+        request.raw_input_contents.append(content)
+    if timeout_us is not None:
+        request.parameters["timeout"].int64_param = timeout_us
+    with grpc.insecure_channel(server.grpc_url) as channel:
+        try:
+            service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer(request, timeout=60)
+        except grpc.RpcError as error:
+            return error.code().name, error.details()
+    return "OK", ""
+
+
+def texts(rows, *cells):
+    content = b"".join(len(cell).to_bytes(4, "little") + cell for cell in cells)
+    return {name: ("BYTES", [rows, 1], content) for name in ("query", "document")}
+
+
+def rank(server, model):
+    with RerankClient(server.grpc_url, model, max_retries=0) as client:
+        return client.score([("why is the sky blue?", f"The sky, {n}") for n in range(8)], normalize=False)
+
+
+def tokens(shape, content=b""):
+    return dict.fromkeys(("input_ids", "attention_mask"), ("INT32", shape, content))
+
+
+def scored(query_shape, content=b"", roles=b""):
+    one, marked = b"\1\0\0\0", b"\3"
+    return {
+        "query_ids": ("INT32", query_shape, content),
+        "query_roles": ("UINT8", query_shape if roles == b"" else [1, 1], roles),
+        "document_ids": ("INT32", [1, 1], one),
+        "document_roles": ("UINT8", [1, 1], marked),
+        "expires_at_us": ("INT64", [1, 1], bytes(8)),
+    }
+
+
+SHAPES = [[1, 0], [0, 1], [1, 2**31], [1, 2**32], [1, 2**63 - 1], [2**31, 1], [2**32, 1], [2**32 + 1, 1], [2**62, 1]]
+REFUSED = [
+    *(
+        (model, tokens(shape, content))
+        for model in ("cross_encoder", "late_encoder")
+        for shape in SHAPES
+        for content in (b"", b"\1\0\0\0")
+    ),
+    *(("late_scorer", scored(shape, content)) for shape in SHAPES for content in (b"", b"\1\0\0\0")),
+    *(
+        (model, texts(rows, *cells))
+        for model in ("tokenizer", "late_tokenizer")
+        for rows in ROWS
+        for cells in ((), (b"a",), (b"a", b"b"))
+    ),
+]
+
+
+def test_shapes_that_hold_no_rows_are_refused_alone(both):
+    expected = {model: rank(both, model) for model in ENSEMBLES}
+    failed, stop = [], threading.Event()
+
+    def neighbour(model):
+        while not stop.is_set():
+            try:
+                if np.abs(np.subtract(rank(both, model), expected[model])).max() > 0.05:  # bf16
+                    failed.append(f"{model} answers otherwise")
+            except Exception as error:  # noqa: BLE001 - told below, by the main thread
+                failed.append(repr(error))
+
+    neighbours = [threading.Thread(target=neighbour, args=[model]) for model in ENSEMBLES]
+    for thread in neighbours:
+        thread.start()
+    answers = [(model, *send(both, model, tensors)) for model, tensors in REFUSED]
+    stop.set()
+    for thread in neighbours:
+        thread.join()
+    assert not failed
+    assert [answer for answer in answers if answer[1] != "INVALID_ARGUMENT"] == []
+    assert not [message for _, _, message in answers if "Traceback" in message]
+
+
+@pytest.mark.parametrize("model", ENSEMBLES)
+@pytest.mark.parametrize("rows", ROWS)
+def test_an_ensemble_gives_the_right_answer_or_none(both, model, rows):
+    # Triton 2.51 counts rows in 32 bits and takes 0, 2^32 or 2^40 rows for no batch: one pair.
+    code, message = send(both, model, texts(rows, b"a"))
+    assert code in ("OK", "INVALID_ARGUMENT"), message
+    assert (code == "OK") == (rows % 2**32 == 0)
+    assert len(rank(both, model)) == 8
+
+
+@pytest.mark.parametrize("model", ENSEMBLES)
+@pytest.mark.parametrize("timeout_us", [-1, 2**63 - 1, 2**62, 2**53])
+def test_a_timeout_beyond_every_clock_is_none(both, model, timeout_us):
+    assert send(both, model, texts(1, b"a"), timeout_us) == ("OK", "")
+
+
+@pytest.mark.parametrize(
+    ("model", "tensors"),
+    [
+        ("cross_encoder", tokens([1, 2**62])),
+        ("cross_encoder", tokens([1, 2**62 + 1], b"\1\0\0\0")),
+        ("late_encoder", tokens([1, 2**62])),
+        ("late_encoder", tokens([1, 2**62 + 1], b"\1\0\0\0")),
+        ("late_scorer", scored([1, 2**62], roles=b"\3")),
+    ],
+)
+def test_shapes_that_kill_a_model_process_of_triton_2_51(repository, model, tensors):
+    """Their byte count is 2^64 more than what is sent. Triton's stub fails to build the array ("array is too big") and
+    ends, before it calls this project's code.
+
+    If this fails since the request is refused, Triton checks the byte count: move the shapes to REFUSED.
+    """
+    with EmbeddedServer(repository) as server:
+        code, message = send(server, model, tensors)
+        assert (code, "is not healthy" in message) == ("INTERNAL", True), message
+
+
+@pytest.mark.parametrize("model", ["tokenizer", "late_tokenizer"])
+def test_long_texts_without_tokens_are_cut_and_flagged_or_have_all_their_tokens(both, repository, model):
+    documents = {
+        "a" + " " * 500_000 + "b": False,
+        "a" + "\0" * 500_000 + "b": False,
+        "e" + "\u0301" * 500_000 + " b": False,
+        " " * 20_000_000 + "b": True,
+        " \0\u0301" * 1_000_000 + "b": True,
+        "\ue000" * 3_000_000: True,
+        # 2,000 runs of different characters, none of which has a token of its own.
+        "".join(chr(0xE000 + n) * 300 for n in range(2_000)): True,
+    }
+    outputs = ["truncated", "num_tokens"]
+    answer = raw.infer(
+        both.grpc_url,
+        model,
+        outputs,
+        query=raw.column(["why"] * len(documents)),
+        document=raw.column(list(documents)),
+    )
+    assert dict(zip(documents, answer["truncated"][:, 0].tolist(), strict=True)) == documents
+    if model == "tokenizer":
+        reference = AutoTokenizer.from_pretrained(repository.parent / "tiny")
+        for row, (text, cut) in enumerate(documents.items()):
+            if not cut:
+                assert answer["num_tokens"][row, 0] == len(reference("why", text)["input_ids"])

@@ -1,0 +1,137 @@
+"""Special tokens as text, and token types: served logits against transformers' tokenizer and model."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from conftest import COMMITTED, lay_out
+from support import raw
+from support.tiny_models import LIMIT, tiny_checkpoint
+from triton_rerank import RerankClient
+from triton_rerank_build import EmbeddedServer, export, verify
+from triton_rerank_build.checkpoints.resolve import resolve_checkpoint
+from triton_rerank_build.contract import TOKENIZER_FILE
+from triton_rerank_build.graphs import cross_encoder
+from triton_rerank_build.graphs.onnx import load_model, write_graph
+from triton_rerank_build.graphs.tokenizer import load_tokenizer, save_tokenizer
+from triton_rerank_build.repository.install import install, measure, staging
+from triton_rerank_build.repository.manifest import Manifest
+
+PLAIN = [("why is the sky blue?", "The sky is blue."), ("fresh bread", "a loaf stays soft"), ("a", "b c d e f g")]
+SPECIAL = ["[SEP]", "[MASK]", "[PAD]", "[CLS]", "</s>", "<s>", "<pad>", "<mask>"]
+PAIRS = [
+    *PLAIN,
+    *((f"a {token} question", "an answer of some length") for token in SPECIAL),
+    *((token, "an answer") for token in SPECIAL),
+    *(("a question", f"{token} an {token} answer {token}") for token in SPECIAL),
+    *((f"{token} first {token}", f"second {token} third") for token in SPECIAL),
+]
+FP32 = ("cross_encoder/configs/cpu.pbtxt", 'string_value: "auto"', 'string_value: "f32"')
+
+
+def transformers_logits(checkpoint, pairs):
+    """[num_pairs], one by one."""
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+    model = AutoModelForSequenceClassification.from_pretrained(checkpoint).eval()
+    with torch.inference_mode():
+        return np.array([model(**tokenizer(*pair, return_tensors="pt")).logits.item() for pair in pairs])
+
+
+def served_logits(repository, folder, pairs, runtime="openvino"):
+    with EmbeddedServer(lay_out(folder, repository, FP32), runtime=runtime) as server:
+        with RerankClient(server.grpc_url) as client:
+            logits = client.score(pairs, normalize=False)
+        return np.array(logits), raw.tokenize(server.grpc_url, pairs)
+
+
+@pytest.mark.parametrize(
+    ("family", "tokenizer_of", "runtime"),
+    [
+        ("bert", "bert", "openvino"),
+        ("bert", "bert", "onnxruntime"),
+        ("roberta", "roberta", "openvino"),
+        ("xlm-roberta", "xlm-roberta", "openvino"),
+        # As in cross-encoder/msmarco-MiniLM-L6-en-de-v1: two types in the network, none from the tokenizer.
+        ("bert", "xlm-roberta", "openvino"),
+    ],
+)
+def test_served_logits_are_those_of_transformers_whatever_the_texts_hold(tmp_path, family, tokenizer_of, runtime):
+    checkpoint = tiny_checkpoint(tmp_path / "tiny", family, tokenizer_of=tokenizer_of)
+    manifest = export(str(checkpoint), repository=tmp_path / "exported")
+    assert manifest.token_types == (tokenizer_of == "bert")
+
+    served, tokens = served_logits(tmp_path / "exported", tmp_path / "served", PAIRS, runtime)
+
+    expected = transformers_logits(checkpoint, PAIRS)
+    assert expected.std() > 0.05  # the oracle has something to tell apart
+    assert np.abs(served - expected).max() < 1e-4
+    reference = AutoTokenizer.from_pretrained(checkpoint)
+    for row, pair in enumerate(PAIRS):
+        encoded = reference(*pair)
+        length = len(encoded["input_ids"])
+        assert tokens["input_ids"][row, :length].tolist() == encoded["input_ids"]
+        types = encoded.get("token_type_ids", [0] * length) if manifest.token_types else [0] * length
+        assert tokens["attention_mask"][row].tolist() == [1 + kind for kind in types] + [0] * (
+            tokens["attention_mask"].shape[1] - length
+        )
+
+
+class TypesFromFirstSeparator(cross_encoder.Embeddings):
+    """The embeddings of release 0.1.0: tokens after the first separator are of type 1."""
+
+    def forward(self, input_ids, attention_mask):
+        separators = input_ids.eq(self.separator_id).to(torch.int32)
+        after_first = (torch.cumsum(separators, dim=1, dtype=torch.int32) - separators > 0).to(torch.int32)
+        types = functional.embedding(after_first * attention_mask, self.types)
+        return self.norm((self.word(input_ids) + types + self.position(self._positions(input_ids))).float())
+
+
+def install_as_release_0_1_0(checkpoint, repository):
+    """Install a BERT checkpoint with the graph and the manifest of release 0.1.0."""
+    manifest = export(str(checkpoint), repository=repository)
+    source = resolve_checkpoint(str(checkpoint))
+    tokenizer, model = load_tokenizer(source), load_model(source)
+    graph = cross_encoder.RerankGraph(model, dtype=torch.float32, token_types=True).eval()
+    graph.embeddings.__class__ = TypesFromFirstSeparator
+    graph.embeddings.separator_id = tokenizer.token_to_id("[SEP]")
+    with staging(repository, 1) as staged:
+        write_graph(graph, staged, max_length=LIMIT, output_name="logits")
+        save_tokenizer(tokenizer, staged / TOKENIZER_FILE, max_length=LIMIT, pad_id=model.config.pad_token_id)
+        content = json.loads(manifest.to_json()) | {"exporter": "a digest of the source"}
+        del content["token_types"]
+        artefacts = {name: vars(artefact) for name, artefact in measure(staged).items()}
+        install(staged, repository, Manifest.from_json(json.dumps(content | {"artefacts": artefacts})))
+    for path in repository.glob("*/1/manifest.json"):
+        content = json.loads(path.read_text())
+        del content["token_types"]
+        path.write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize("runtime", ["openvino", "onnxruntime"])
+def test_a_repository_of_release_0_1_0_stays_valid_and_keeps_its_scores(tmp_path, runtime):
+    checkpoint = tiny_checkpoint(tmp_path / "tiny", "bert")
+    install_as_release_0_1_0(checkpoint, tmp_path / "installed")
+    assert not verify(tmp_path / "installed").token_types
+
+    served, tokens = served_logits(tmp_path / "installed", tmp_path / "served", PLAIN, runtime)
+
+    assert tokens["attention_mask"].max() == 1
+    assert np.abs(served - transformers_logits(checkpoint, PLAIN)).max() < 1e-4
+
+
+def test_export_replaces_a_repository_of_release_0_1_0_and_its_code_but_no_edited_configuration(tmp_path):
+    checkpoint = tiny_checkpoint(tmp_path / "tiny", "bert")
+    repository = tmp_path / "installed"
+    install_as_release_0_1_0(checkpoint, repository)
+    code, config = repository / "tokenizer/1/model.py", repository / "cross_encoder/configs/cpu.pbtxt"
+    code.write_text("# of release 0.1.0")
+    config.write_text(config.read_text() + "# my own line\n")
+
+    assert export(str(checkpoint), repository=repository).token_types
+
+    assert code.read_bytes() == (COMMITTED / "tokenizer/1/model.py").read_bytes()
+    assert config.read_text().endswith("# my own line\n")
