@@ -155,7 +155,8 @@ def test_tokens_are_counted_in_integers(exported, family, precision):
     model = onnx.shape_inference.infer_shapes(onnx.load(str(exported(family, precision).graph_path)))
     types = {value.name: value.type.tensor_type.elem_type for value in model.graph.value_info}
     sums = [node for node in model.graph.node if node.op_type == "CumSum"]
-    assert [types[node.output[0]] for node in sums] == [onnx.TensorProto.INT32]
+    # BERT's positions are not counted.
+    assert [types[node.output[0]] for node in sums] == [onnx.TensorProto.INT32] * (family != "bert")
 
 
 @every_family
