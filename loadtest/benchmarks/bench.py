@@ -59,10 +59,7 @@ def measure(shape: str, rounds: int, request_size: int) -> tuple[float, float, f
     repository = repository_of(shape)
     searches = list(islice(generated(NUM_DOCUMENTS, seed=1), rounds))
     alone = InProcessReranker(repository)
-    with (
-        EmbeddedServer(repository) as server,
-        RerankClient(server.grpc_url, timeout=None, request_size=request_size) as client,
-    ):
+    with EmbeddedServer(repository) as server, RerankClient(server.grpc_url, request_size=request_size) as client:
         check_equal(client, alone, searches[0])
         alone.budget = min(BUDGETS, key=lambda budget: budget_seconds(alone, budget, searches[:2]))
 
