@@ -96,10 +96,7 @@ _NUMBERS: dict[str, tuple[Callable[[str], float], str]] = {
     "learning_rate": (_above_0, "at its peak (2e-4 with LoRA, 2e-5 without)"),
     "epochs": (_count, "times that every query is seen"),
     "batch_size": (_count, "queries in a step"),
-    "micro_batch": (
-        _count,
-        "queries that go through the model together, or the next fewer that divide --batch-size; less takes less memory",
-    ),
+    "micro_batch": (_count, "queries that go through the model together, less where it does not divide --batch-size"),
     "max_length": (_count, "tokens of a pair (the checkpoint's limit, at most 512)"),
     "dev_share": (_share, "share of the queries that is held out without --dev"),
     "dev_queries": (_count, "held-out queries at most"),
