@@ -93,12 +93,13 @@ class _Progress(TrainerCallback, ExportableState):
         self.on_step(step, state.max_steps)
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        step, value, log = state.global_step, kwargs["metrics"]["eval_ndcg@10"], state.log_history
-        self.evaluations.append({"step": step, "loss": log[-2]["loss"] if step else None, MEASURE: value})
-        logger.info("      step %d of %d: %s %.4f", step, state.max_steps, MEASURE, value)
+        step, value = state.global_step, kwargs["metrics"]["eval_ndcg@10"]
+        loss = round(state.log_history[-2]["loss"], 6) if step else None
+        self.evaluations.append({"step": step, "loss": loss, MEASURE: value})
+        logger.info("      step %d of %d: loss %s, %s %.4f", step, state.max_steps, loss, MEASURE, value)
         if step == 0 and value == 1:
             logger.warning("      no training can be better than 1: give harder queries with --dev")
-        control.should_save = step > 0
+        control.should_save = True
         control.should_training_stop |= self.evaluations[::-1].index(self.best()) >= self.settings.patience
 
 
@@ -108,15 +109,13 @@ def load_model(checkpoint: Checkpoint, settings: Settings) -> CrossEncoder:
     length = checkpoint.resolve_max_length(settings.max_length or min(512, checkpoint.limit))
     device = "cuda" if torch.cuda.is_available() else "cpu"
     # On a CPU PyTorch's fused attention is slower in training; its memory grows more slowly with long pairs.
-    attention = "eager" if device == "cpu" and length <= 512 else "sdpa"
-    options: dict[str, Any] = {
-        "device": device,
-        "model_kwargs": {"dtype": torch.float32, "attn_implementation": attention},
-    }
-    options |= {"activation_fn": torch.nan_to_num, "local_files_only": True}  # nan: a training that diverged
-    model: CrossEncoder = CrossEncoder(str(checkpoint.folder), max_length=length, **options)
+    weights = {"dtype": torch.float32, "attn_implementation": "eager" if device == "cpu" and length <= 512 else "sdpa"}
+    options: dict[str, Any] = {"device": device, "model_kwargs": weights, "local_files_only": True}
+    options |= {"max_length": length, "activation_fn": torch.nan_to_num}  # nan: of a training that diverged
+    model: CrossEncoder = CrossEncoder(str(checkpoint.folder), **options)
     network: Any = model[0]
-    network.processing_kwargs = {"text": {"truncation": "only_second"}}  # as the server, which cuts queries before
+    pairs = {"truncation": "only_second", "return_token_type_ids": checkpoint.family == "bert"}
+    network.processing_kwargs = {"text": pairs}  # as they are served; queries are cut before
     network.model = trainable(network.model, settings.lora_rank, settings.freeze_layers, settings.dropout)
     return model
 
@@ -199,9 +198,11 @@ def finetune(
         fixed = replace(settings, eval_every=None, patience=1, save_every=1, max_minutes=None)  # those may change
         work = work_folder(out.absolute() / "training", [found.revision, repr(fixed), *digests.values()])
         model, tokenizer = load_model(found, settings), load_tokenizer(found)
-        longest = min(model.tokenizer.model_max_length * 3 // 4, model.tokenizer.model_max_length - 8)
+        limit, some = model.tokenizer.model_max_length, learn[:200]
         for item in (*learn, *dev):
-            item.query = cut(tokenizer, item.query, longest)
+            item.query = cut(tokenizer, item.query, min(limit * 3 // 4, limit - 8))
+        long = sum(len(tokenizer.encode(item.query, item.relevant[0][0])) > limit for item in some)
+        logger.info("      of %d queries %d have a relevant document that is cut at %d tokens", len(some), long, limit)
     with steps.step("mining negatives"):
         if settings.negatives == "model":
             if not (mined := work / "mined.json").exists():
