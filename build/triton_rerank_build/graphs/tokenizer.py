@@ -121,15 +121,15 @@ def check_same_ids(
         encoded = reference([query], [document])
         expected = encoded["input_ids"][0]
         encoding = encode_pair(tokenizer, query, document)
-        if token_types:
-            # Where only the generic tokenizer class is named, transformers 5 returns no types; transformers 4 did.
-            types = encoded.get("token_type_ids", [encoding.type_ids])[0]
-            _check_same_types(encoding, types, checkpoint.name)
         if (found := encoding.ids) != expected:
             raise ParityError(
                 f"tokenizer.json of {checkpoint.name} gives other ids than transformers for "
                 f"{query[:40]!r} + {document[:40]!r}: {found[:12]} ... instead of {expected[:12]} ..."
             )
+        if token_types:
+            # Where only the generic tokenizer class is named, transformers 5 returns no types; transformers 4 did.
+            types = encoded.get("token_type_ids", [encoding.type_ids])[0]
+            _check_same_types(encoding, types, checkpoint.name)
 
 
 def _check_same_types(encoding: "Encoding", expected: list[int], name: str) -> None:
