@@ -16,7 +16,8 @@ fi
 if [ ! -e .venv-gpu/.installed ]; then
   "$python" -m venv .venv-gpu
   # The CUDA builds of PyTorch and ONNX Runtime.
-  .venv-gpu/bin/pip install --quiet -e ".[dev]" onnxruntime-gpu
+  .venv-gpu/bin/pip install --quiet "pip>=25.1"
+  .venv-gpu/bin/pip install --quiet --group dev -e "./client[eval]" -e "./build[export,server]" onnxruntime-gpu
   # Both packages own the folder onnxruntime/: the one with CUDA comes last.
   .venv-gpu/bin/pip uninstall --quiet --yes onnxruntime
   .venv-gpu/bin/pip install --quiet --force-reinstall --no-deps onnxruntime-gpu
