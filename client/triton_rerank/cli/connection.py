@@ -99,7 +99,7 @@ def _model_remedy(options: argparse.Namespace, model: str, error: RerankError) -
     if isinstance(error, ModelNotFoundError):
         problem = ""
     # Triton's and the client's messages for a model that is not an ensemble.
-    elif any(words in str(error) for words in ("unexpected inference ", "is no ensemble", "is not an ensemble")):
+    elif any(words in str(error) for words in ("unexpected inference ", "is not a reranker", "is not an ensemble")):
         problem = f"{model} is not an ensemble; "
     else:
         return None

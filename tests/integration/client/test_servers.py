@@ -213,7 +213,7 @@ class SecureServer(EmbeddedServer):
 
     tls: tr.TLS
 
-    def _wait_until_ready(self):
+    def _wait_until_ready(self, supervisor):
         end = time.monotonic() + 120
         with tr.RerankClient(self.grpc_url, tls=self.tls) as client:
             while not client.is_ready(timeout=60):

@@ -20,6 +20,7 @@ from support.texts import QUERIES as ASKED
 from support.tiny_late import DOCUMENTS, HIDDEN, QUERIES, vocabulary
 from triton_rerank import InferenceError, RequestTimeoutError, RerankClient
 from triton_rerank_build import EmbeddedServer
+from triton_rerank_build.repository.manifest import Artefact
 
 pytestmark = pytest.mark.integration
 
@@ -192,6 +193,11 @@ def broken_server(colbert_repository, tmp_path_factory):
     with (repository / "late_encoder/1/model.onnx.data").open("r+b") as file:
         file.seek(offset + vocabulary()["mountain"] * HIDDEN * 4)
         file.write(np.full(HIDDEN, np.nan, np.float32).tobytes())
+    # The manifests name the changed file, so that the server starts.
+    data = "late_encoder/1/model.onnx.data"
+    before, after = (Artefact.of(folder / data).sha256 for folder in (colbert_repository, repository))
+    for manifest in repository.glob("*/1/manifest.json"):
+        manifest.write_text(manifest.read_text().replace(before, after))
     with EmbeddedServer(repository, runtime="onnxruntime") as running:
         yield running
 
