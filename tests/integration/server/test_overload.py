@@ -5,6 +5,7 @@ import sys
 import threading
 from collections import Counter
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from contextlib import suppress
 
 import pytest
 from google.protobuf import text_format
@@ -36,8 +37,9 @@ def outcomes(server, callers, calls_each=2):
 
 
 def answers(server):
-    with RerankClient(server.grpc_url, max_retries=0) as client:
+    with suppress(ServerOverloadedError), RerankClient(server.grpc_url, max_retries=0) as client:
         return len(client.rerank("flu", DOCUMENTS)) == len(DOCUMENTS)
+    return False
 
 
 TOKENIZER, CROSS_ENCODER = "tokenizer/config.pbtxt", "cross_encoder/configs/cpu.pbtxt"
@@ -73,7 +75,7 @@ def test_overload_ends_in_one_error_and_nothing_hangs(policies, demo_artefacts, 
         found = outcomes(server, callers=24)
         assert set(found) == {len(DOCUMENTS), ServerOverloadedError}
         assert sum(found.values()) == 48
-        assert answers(server)
+        wait_until(lambda: answers(server))  # a queue timeout of 1 ms refuses lone calls too while the machine is busy
         for model in ("tokenizer", "cross_encoder"):
             assert counter(server, "nv_inference_pending_request_count", model=model) == 0
 
