@@ -170,7 +170,13 @@ class CrossEncoder(Served):
     def _array(self, pairs: Sequence[Pair]) -> NDArray[np.float32]:
         import numpy as np
 
-        return np.asarray(self.logits(pairs, self.max_length, None), dtype=np.float32)
+        info = self.info()
+        longest = self.max_length or (info.default_max_length if info is not None else None)
+        # FlagReranker cuts a query beyond 3/4 of max_length; sentence-transformers does not cut a pair that fits. Four
+        # special tokens and one of the document need room.
+        whole = longest is not None and info is not None and info.logit_scale is None
+        query_max_length = max(1, longest - 5) if whole and longest is not None else None
+        return np.asarray(self.logits(pairs, self.max_length, query_max_length), dtype=np.float32)
 
     def _activated(self, logits: NDArray[np.float32], activation: Activation | None) -> NDArray[np.float32]:
         import numpy as np
