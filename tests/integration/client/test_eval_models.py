@@ -9,7 +9,7 @@ from support.small_corpus import SEARCHES, TEXTS
 from triton_rerank.cli.main import main
 from triton_rerank.evaluation.collections import Collection
 from triton_rerank.evaluation.pool import pool_of
-from triton_rerank.evaluation.trec import fuse, read_run
+from triton_rerank.evaluation.trec import fuse, ranked, read_run
 from triton_rerank_build import EmbeddedServer, export
 
 pytestmark = pytest.mark.integration
@@ -53,7 +53,7 @@ def test_models_and_their_fusion_on_the_same_candidates(both_server, beir, tmp_p
     first_stage = read_run(out / "first_stage.trec")
     for query_id, candidates in first_stage.items():
         assert runs[0][query_id].keys() == runs[1][query_id].keys() == candidates.keys()
-    best = {query_id: max(scores, key=scores.get) for query_id, scores in fuse(runs).items()}
+    best = {query_id: ranked(scores)[0] for query_id, scores in fuse(runs).items()}  # ties as in trec_eval
     judged = {f"q{number}": search.best for number, search in enumerate(SEARCHES)}
     right = sum(best[query_id] == judged[query_id] for query_id in judged) / len(judged)
     assert (said["systems"]["fused"]["mean"]["RR@10"] == 1) == (right == 1)
