@@ -24,9 +24,9 @@ except ImportError as _error:
 
 from triton_rerank.async_client import AsyncRerankClient
 from triton_rerank.client import RerankClient
-from triton_rerank.errors import InvalidRequestError, RerankError
+from triton_rerank.errors import InvalidRequestError
 from triton_rerank.integrations.clients import Clients, tls_to_dict
-from triton_rerank.integrations.order import OnError, Order, after_error, check_on_error, ranked, unranked
+from triton_rerank.integrations.order import OnError, Order, check_on_error, rerank, rerank_async
 from triton_rerank.ranking.validation import (
     check_length,
     check_optional_int,
@@ -135,14 +135,8 @@ class TritonRanker:
         Raises:
             RerankError: See `RerankClient.rerank`.
         """
-        client: RerankClient = self._clients.get(self._connection)
-        documents, options = _without_duplicates(documents), self._options(top_k)
-        if not query.strip():
-            return _build(documents, unranked(len(documents), options["top_n"]))
-        try:
-            order = ranked(client.rerank(query, self._prepare(documents), **options))
-        except RerankError as error:
-            order = after_error(error, self.on_error, len(documents), options["top_n"])
+        documents = _without_duplicates(documents)
+        order = rerank(self._client, query, self._prepare(documents), self.on_error, self._options(top_k))
         return _build(documents, order)
 
     @component.output_types(documents=list[Document])
@@ -150,15 +144,9 @@ class TritonRanker:
         self, query: str, documents: list[Document], top_k: int | None = None
     ) -> dict[str, list[Document]]:
         """`run`, awaited. Cancelling it cancels its requests on the server."""
-        client: AsyncRerankClient = self._clients.get_async(self._connection)
-        documents, options = _without_duplicates(documents), self._options(top_k)
-        if not query.strip():
-            return _build(documents, unranked(len(documents), options["top_n"]))
-        try:
-            order = ranked(await client.rerank(query, self._prepare(documents), **options))
-        except RerankError as error:
-            order = after_error(error, self.on_error, len(documents), options["top_n"])
-        return _build(documents, order)
+        documents = _without_duplicates(documents)
+        texts, options = self._prepare(documents), self._options(top_k)
+        return _build(documents, await rerank_async(self._async_client, query, texts, self.on_error, options))
 
     def close(self) -> None:
         """Close the connections of synchronous calls. A later call opens new ones."""
@@ -206,6 +194,12 @@ class TritonRanker:
         settings["metadata"] = {key: Secret.from_dict(secret) for key, secret in secrets.items()}
         ranker: TritonRanker = default_from_dict(cls, {**data, "init_parameters": settings})
         return ranker
+
+    def _client(self) -> RerankClient:
+        return self._clients.get(self._connection)
+
+    def _async_client(self) -> AsyncRerankClient:
+        return self._clients.get_async(self._connection)
 
     def _connection(self) -> dict[str, Any]:
         secrets = {key: secret.resolve_value() for key, secret in self.metadata.items()}

@@ -11,6 +11,7 @@ documents = retriever.invoke("如何预防流感？")
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 try:
     from langchain_core.callbacks import AsyncCallbackManager, CallbackManager, Callbacks
@@ -19,8 +20,7 @@ try:
 except ImportError as _error:
     raise ImportError('langchain-core is not installed; run: pip install "triton-rerank[langchain]"') from _error
 
-from triton_rerank.errors import RerankError
-from triton_rerank.integrations.order import Order, after_error, ranked, unranked
+from triton_rerank.integrations.order import Order, rerank, rerank_async
 from triton_rerank.integrations.settings import RerankSettings
 from triton_rerank.types import Document
 
@@ -57,10 +57,11 @@ class TritonRerank(RerankSettings, BaseDocumentCompressor):
         manager = CallbackManager.configure(inheritable_callbacks=callbacks)
         run = manager.on_chain_start({}, {"query": query, "documents": documents}, name=_NAME)
         try:
-            found = _build(documents, self._order(query, documents))
+            order = rerank(self._client, query, _prepare(documents), self.on_error, self._options())
         except BaseException as error:
             run.on_chain_error(error)
             raise
+        found = _build(documents, order)
         run.on_chain_end({"documents": found})
         return found
 
@@ -71,31 +72,16 @@ class TritonRerank(RerankSettings, BaseDocumentCompressor):
         manager = AsyncCallbackManager.configure(inheritable_callbacks=callbacks)
         run = await manager.on_chain_start({}, {"query": query, "documents": documents}, name=_NAME)
         try:
-            found = _build(documents, await self._async_order(query, documents))
+            order = await rerank_async(self._async_client, query, _prepare(documents), self.on_error, self._options())
         except BaseException as error:
             await run.on_chain_error(error)
             raise
+        found = _build(documents, order)
         await run.on_chain_end({"documents": found})
         return found
 
-    def _order(self, query: str, documents: Sequence[LangChainDocument]) -> Order:
-        if not query.strip():
-            return unranked(len(documents), self.top_n)
-        try:
-            options = self._options()
-            return ranked(self._client().rerank(query, _prepare(documents), text_from=self.text_from, **options))
-        except RerankError as error:
-            return after_error(error, self.on_error, len(documents), self.top_n)
-
-    async def _async_order(self, query: str, documents: Sequence[LangChainDocument]) -> Order:
-        if not query.strip():
-            return unranked(len(documents), self.top_n)
-        try:
-            options = self._options()
-            client = self._async_client()
-            return ranked(await client.rerank(query, _prepare(documents), text_from=self.text_from, **options))
-        except RerankError as error:
-            return after_error(error, self.on_error, len(documents), self.top_n)
+    def _options(self) -> dict[str, Any]:
+        return {**super()._options(), "text_from": self.text_from}
 
 
 def _prepare(documents: Sequence[LangChainDocument]) -> list[Document]:

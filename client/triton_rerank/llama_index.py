@@ -23,8 +23,8 @@ try:
 except ImportError as _error:
     raise ImportError('llama-index-core is not installed; run: pip install "triton-rerank[llama-index]"') from _error
 
-from triton_rerank.errors import InvalidRequestError, RerankError
-from triton_rerank.integrations.order import Order, after_error, ranked, unranked
+from triton_rerank.errors import InvalidRequestError
+from triton_rerank.integrations.order import Order, rerank, rerank_async
 from triton_rerank.integrations.settings import RerankSettings
 
 __all__ = ["TritonRerank"]
@@ -54,7 +54,8 @@ class TritonRerank(RerankSettings, BaseNodePostprocessor):
     ) -> list[NodeWithScore]:
         query = _query(query_bundle)
         with self._events(nodes, query) as found:
-            found.extend(_build(nodes, self._order(query, nodes)))
+            order = rerank(self._client, query, self._prepare(nodes), self.on_error, self._options())
+            found.extend(_build(nodes, order))
         return found
 
     async def _apostprocess_nodes(
@@ -62,24 +63,9 @@ class TritonRerank(RerankSettings, BaseNodePostprocessor):
     ) -> list[NodeWithScore]:
         query = _query(query_bundle)
         with self._events(nodes, query) as found:
-            found.extend(_build(nodes, await self._async_order(query, nodes)))
+            order = await rerank_async(self._async_client, query, self._prepare(nodes), self.on_error, self._options())
+            found.extend(_build(nodes, order))
         return found
-
-    def _order(self, query: str, nodes: Sequence[NodeWithScore]) -> Order:
-        if not query.strip():
-            return unranked(len(nodes), self.top_n)
-        try:
-            return ranked(self._client().rerank(query, self._prepare(nodes), **self._options()))
-        except RerankError as error:
-            return after_error(error, self.on_error, len(nodes), self.top_n)
-
-    async def _async_order(self, query: str, nodes: Sequence[NodeWithScore]) -> Order:
-        if not query.strip():
-            return unranked(len(nodes), self.top_n)
-        try:
-            return ranked(await self._async_client().rerank(query, self._prepare(nodes), **self._options()))
-        except RerankError as error:
-            return after_error(error, self.on_error, len(nodes), self.top_n)
 
     def _prepare(self, nodes: Sequence[NodeWithScore]) -> list[str]:
         return [node.node.get_content(metadata_mode=self.metadata_mode) for node in nodes]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
 
+from triton_rerank.async_client import AsyncRerankClient
+from triton_rerank.client import RerankClient
 from triton_rerank.errors import InvalidRequestError, RerankError
 from triton_rerank.types import RerankResponse
 
@@ -18,26 +20,66 @@ Order = Sequence[tuple[int, float | None]]
 """(index of a document, relevance score); the score is None where nothing was ranked."""
 
 
-def ranked(response: RerankResponse) -> Order:
-    """The order of a response, most relevant first."""
+def rerank(
+    client: Callable[[], RerankClient],
+    query: str,
+    documents: Sequence[Any],
+    on_error: OnError,
+    options: Mapping[str, Any],
+) -> Order:
+    """The order of `documents` by the server, most relevant first.
+
+    Args:
+        client: Returns the client. It is not called for an empty query, which keeps the order.
+        query: The search text.
+        documents: What `RerankClient.rerank` takes.
+        on_error: See `OnError`.
+        options: Of `RerankClient.rerank`, `top_n` among them.
+
+    Raises:
+        RerankError: The call fails and `on_error` is "raise", or the request is invalid.
+    """
+    if _is_empty(query):
+        return _unranked(documents, options)
+    try:
+        return _ranked(client().rerank(query, documents, **options))
+    except RerankError as error:
+        return _after(error, documents, on_error, options)
+
+
+async def rerank_async(
+    client: Callable[[], AsyncRerankClient],
+    query: str,
+    documents: Sequence[Any],
+    on_error: OnError,
+    options: Mapping[str, Any],
+) -> Order:
+    """`rerank`, awaited."""
+    if _is_empty(query):
+        return _unranked(documents, options)
+    try:
+        return _ranked(await client().rerank(query, documents, **options))
+    except RerankError as error:
+        return _after(error, documents, on_error, options)
+
+
+def _is_empty(query: object) -> bool:
+    return isinstance(query, str) and not query.strip()  # the client refuses a query that is not text
+
+
+def _ranked(response: RerankResponse[Any]) -> Order:
     return [(result.index, result.relevance_score) for result in response]
 
 
-def unranked(count: int, top_n: int | None) -> Order:
-    """The first `top_n` of `count` documents as they came in."""
-    return [(index, None) for index in range(count)][:top_n]
+def _unranked(documents: Sequence[Any], options: Mapping[str, Any]) -> Order:
+    return [(index, None) for index in range(len(documents))][: options["top_n"]]
 
 
-def after_error(error: RerankError, on_error: OnError, count: int, top_n: int | None) -> Order:
-    """The order to return after a failed call.
-
-    Raises:
-        RerankError: `error` itself, if `on_error` is "raise" or the request is invalid.
-    """
+def _after(error: RerankError, documents: Sequence[Any], on_error: OnError, options: Mapping[str, Any]) -> Order:
     if on_error == "raise" or isinstance(error, InvalidRequestError):
         raise error
     logger.warning("reranking failed, documents keep their order: %s: %s", type(error).__name__, error)
-    return unranked(count, top_n)
+    return _unranked(documents, options)
 
 
 def check_on_error(value: str) -> OnError:

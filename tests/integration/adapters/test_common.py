@@ -201,6 +201,16 @@ async def test_an_empty_query_keeps_the_order_and_asks_nothing(adapter, document
     await aclose(component)
 
 
+@pytest.mark.parametrize("adapter", [LangChain, Haystack], indirect=True)
+async def test_a_query_that_is_not_text_is_refused_by_name(adapter, documents, server):
+    component = adapter.make(url=server.url)
+    with pytest.raises(InvalidRequestError, match=r"query is not text \(got None\)"):
+        adapter.sync(component, documents, None)
+    with pytest.raises(InvalidRequestError, match="query is not text"):
+        await adapter.awaited(component, documents, None)
+    await aclose(component)
+
+
 def test_connection_settings_are_fixed_while_connections_are_open(adapter, documents, server):
     component = adapter.make(url="localhost:1")
     component.url = server.url  # before the first call
