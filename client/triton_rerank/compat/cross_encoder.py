@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from triton_rerank.compat.served import Pair, Served, check_ignored, pairs_of
 from triton_rerank.errors import InvalidRequestError
+from triton_rerank.ranking.relevance import Relevance
 
 if TYPE_CHECKING:
     import numpy as np
@@ -171,26 +172,27 @@ class CrossEncoder(Served):
         import numpy as np
 
         info = self.info()
-        longest = self.max_length or (info.default_max_length if info is not None else None)
-        # FlagReranker cuts a query beyond 3/4 of max_length; sentence-transformers does not cut a pair that fits. Four
-        # special tokens and one of the document need room.
-        whole = longest is not None and info is not None and info.logit_scale is None
-        query_max_length = max(1, longest - 5) if whole and longest is not None else None
-        return np.asarray(self.logits(pairs, self.max_length, query_max_length), dtype=np.float32)
+        query_max_length = None
+        if info is not None and info.logit_scale is None and (longest := self.max_length or info.default_max_length):
+            # The server's default cuts a query beyond 3/4 of max_length; sentence-transformers does not cut a pair that
+            # fits. Four special tokens and one of the document need room.
+            query_max_length = max(1, longest - 5)
+        logits = self.score(pairs, normalize=False, max_length=self.max_length, query_max_length=query_max_length)
+        return np.asarray(logits, dtype=np.float32)
 
     def _activated(self, logits: NDArray[np.float32], activation: Activation | None) -> NDArray[np.float32]:
         import numpy as np
 
-        activation = activation or self.activation_fn
+        activation, info = activation or self.activation_fn, self.info()
         if activation is None:
-            info = self.info()
             name = (info.activation if info is not None else None) or "Sigmoid"
         else:
             name = type(activation).__name__
         if name == "Identity":
             return logits
         if name == "Sigmoid":
-            return np.asarray(self.relevance(map(float, logits)), dtype=np.float32)
+            relevance = Relevance(info.logit_scale if info is not None else None)
+            return np.asarray([relevance(float(logit)) for logit in logits], dtype=np.float32)
         if activation is None:
             raise InvalidRequestError(f"the checkpoint names the activation {name}; pass it as activation_fn")
         try:

@@ -93,12 +93,12 @@ class FlagReranker(Served):
         check_ignored("compute_score", ignored, _FLAG_IGNORED)
         pairs, _ = pairs_of(sentence_pairs)
         instructed = [(_instructed(*self._query_prefix, q), _instructed(*self._passage_prefix, p)) for q, p in pairs]
-        logits = self.logits(
+        return self.score(
             instructed,
-            self.max_length if max_length is None else max_length,
-            self.query_max_length if query_max_length is None else query_max_length,
+            normalize=self.normalize if normalize is None else normalize,
+            max_length=self.max_length if max_length is None else max_length,
+            query_max_length=self.query_max_length if query_max_length is None else query_max_length,
         )
-        return self.relevance(logits) if (self.normalize if normalize is None else normalize) else logits
 
     def stop_self_pool(self) -> None:
         """Do nothing: FlagEmbedding stops its processes here, and the server is not this program's to stop."""

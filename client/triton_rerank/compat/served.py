@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from triton_rerank.client import RerankClient
 from triton_rerank.errors import InvalidRequestError, ModelNotFoundError, UnexpectedResponseError
-from triton_rerank.ranking.relevance import Relevance
 
 if TYPE_CHECKING:
     from triton_rerank.types import ModelInfo
@@ -26,8 +25,7 @@ class Served:
     """A client of its own, and a warning where the server has another checkpoint."""
 
     def __init__(self, checkpoint: str, url: str | Sequence[str] | None) -> None:
-        address = url or os.environ.get("TRITON_RERANK_URL", "localhost:8001").split(",")
-        self._client = RerankClient(address, timeout=TIMEOUT_S)
+        self._client = RerankClient(url or None, timeout=TIMEOUT_S)
         self._checkpoint = checkpoint
         self._known: ModelInfo | None = None
         self._compared = False
@@ -55,17 +53,13 @@ class Served:
                 logger.warning("asked for %s, but the server has %s: its scores differ", self._checkpoint, served)
         return self._known
 
-    def relevance(self, logits: Iterable[float]) -> list[float]:
-        """Relevance scores, 0 to 1, as the served ensemble defines them: sigmoid(logit) for a cross-encoder."""
-        info = self.info()
-        score = Relevance(info.logit_scale if info is not None else None)
-        return [score(logit) for logit in logits]
-
-    def logits(self, pairs: Sequence[Pair], max_length: int | None, query_max_length: int | None) -> list[float]:
-        """Raw outputs of the model, in the order of `pairs`."""
+    def score(
+        self, pairs: Sequence[Pair], *, normalize: bool, max_length: int | None, query_max_length: int | None
+    ) -> list[float]:
+        """Relevance scores or logits, in the order of `pairs`."""
         self.info()
         texts = [(query, document) for query, document in pairs]
-        return self._client.score(texts, normalize=False, max_length=max_length, query_max_length=query_max_length)
+        return self._client.score(texts, normalize=normalize, max_length=max_length, query_max_length=query_max_length)
 
 
 def _last_name(checkpoint: str) -> str:
