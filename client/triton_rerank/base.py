@@ -45,8 +45,6 @@ if TYPE_CHECKING:
 
 logger: logging.Logger = logging.getLogger("triton_rerank")
 
-READY_PAIR = ("ready", "ready")
-
 
 def ready_pair() -> tuple[str, str]:
     """A pair that is not in the server's cache of late interaction, and so reaches every model."""
@@ -243,7 +241,7 @@ class BaseClient:
         return RerankResponse(results, self.model, usage, call.timing())
 
     def _info_request(self, tokenizer: str) -> Request:
-        query, document = (text.encode() for text in READY_PAIR)
+        query, document = (text.encode() for text in ready_pair())
         return self._messages.info_request(tokenizer, Part((0,), query, [document]))
 
     def _scores_of(self, job: ScoreJob, normalize: bool) -> list[float]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
@@ -69,7 +68,7 @@ def make_client(options: argparse.Namespace, *, model: str | None = None, timeou
     if options.tls_ca or options.tls_key or options.tls_cert:
         tls = TLS(options.tls_ca, options.tls_key, options.tls_cert)
     return RerankClient(
-        options.url or os.environ.get("TRITON_RERANK_URL", "localhost:8001").split(","),
+        options.url,
         model or (options.model if isinstance(options.model, str) else options.model[0]),
         timeout=timeout or options.timeout,
         tls=tls,
