@@ -9,10 +9,10 @@ from matplotlib.figure import Figure
 from comparison.peers import OURS, PEERS
 from comparison.results import Cell, Comparison
 
-mpl.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "compare", "font.size": 9})
 WIDTH = 0.8  # of a group of bars; groups are 1 apart
 
 
+@mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "compare", "font.size": 9})
 def draw(path: Path, comparison: Comparison, cells: Sequence[Cell]) -> None:
     """Write the plot of the cells that have runs."""
     ran = {(run.cell, run.contender) for run in comparison.runs}

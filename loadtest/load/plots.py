@@ -3,13 +3,11 @@
 from collections.abc import Sequence
 from itertools import pairwise
 
-import matplotlib as mpl
 from matplotlib.axes import Axes
 
 from load.recording import PERCENTILES, Call, ModelState, Recording, difference, percentile
 
-mpl.rcParams.update({"svg.fonttype": "none", "axes.grid": True, "grid.alpha": 0.3, "font.size": 9})
-
+PLOT_STYLE = {"svg.fonttype": "none", "axes.grid": True, "grid.alpha": 0.3, "font.size": 9}
 WINDOWS = 30  # points of a curve over time
 ENSEMBLES = ("reranker", "late_interaction")  # Triton reports the sum of their models' compute time for them
 

@@ -5,10 +5,12 @@ import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from load.plots import (
+    PLOT_STYLE,
     draw_batches,
     draw_errors,
     draw_latency,
@@ -136,6 +138,7 @@ def table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return f"<table><tr>{head}</tr>\n{body}</table>"
 
 
+@mpl.rc_context(PLOT_STYLE)
 def plot(draw: Callable[[Axes], None]) -> str:
     """A figure as SVG for HTML."""
     figure = Figure(figsize=(9, 3), layout="constrained")
