@@ -129,7 +129,7 @@ def read_json(path: Path, name: str) -> dict[str, Any]:
     """One JSON object of a checkpoint.
 
     Raises:
-        UnsupportedModelError: The file is missing, or is no JSON object.
+        UnsupportedModelError: The file is missing, or is not a JSON object.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
