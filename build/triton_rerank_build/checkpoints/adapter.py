@@ -13,7 +13,7 @@ from triton_rerank_build.errors import BuildError
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 
 
-def trainable(network: Any, lora_rank: int, freeze_layers: int, dropout: float) -> Any:  # noqa: ANN401  # peft has no types
+def trainable(network: Any, lora_rank: int, freeze_layers: int, dropout: float, bf16: bool) -> Any:  # noqa: ANN401
     """The network with gradients for what is to be trained alone.
 
     Args:
@@ -21,6 +21,7 @@ def trainable(network: Any, lora_rank: int, freeze_layers: int, dropout: float) 
         lora_rank: Rank of an update of every matrix of the layers, beside the whole classifier; 0 trains all weights.
         freeze_layers: The lowest layers, and with them the embeddings, that stay as they are.
         dropout: Share of the activations that is dropped.
+        bf16: Hold the weights that are not trained in bf16. The trained ones stay fp32: bf16 loses small updates.
 
     Raises:
         BuildError: The network has no more layers than are to be frozen.
@@ -33,11 +34,14 @@ def trainable(network: Any, lora_rank: int, freeze_layers: int, dropout: float) 
         if isinstance(module, Dropout):
             module.p = dropout
     if lora_rank:
-        return _with_lora(network, lora_rank, range(freeze_layers, layers))
-    if freeze_layers:
+        network = _with_lora(network, lora_rank, range(freeze_layers, layers))
+    elif freeze_layers:
         encoder = network.base_model
         for part in (encoder.embeddings, *encoder.encoder.layer[:freeze_layers]):
             part.requires_grad_(False)
+    for parameter in network.parameters():
+        if bf16 and not parameter.requires_grad:
+            parameter.data = parameter.data.bfloat16()
     return network
 
 
@@ -66,7 +70,7 @@ def write_checkpoint(network: Any, source: Checkpoint, folder: Path) -> None:  #
     for name in _TOKENIZER_FILES:
         if (source.folder / name).is_file():
             shutil.copyfile(source.folder / name, folder / name)
-    for path in (*folder.glob("*.*"), *folder.glob("adapter/*.*")):
+    for path in (*folder.glob("model*.safetensors"), *folder.glob("adapter/*.safetensors")):
         path.chmod(0o644)  # safetensors makes files that their owner alone can read
 
 

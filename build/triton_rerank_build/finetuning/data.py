@@ -14,8 +14,7 @@ from sentence_transformers.sentence_transformer.modules import BoW
 from sentence_transformers.util import mine_hard_negatives
 
 from triton_rerank import RerankError
-from triton_rerank.evaluation.bm25 import Bm25
-from triton_rerank.evaluation.collections import beir_files, load_files, load_reranking
+from triton_rerank.evaluation import Bm25, beir_files, load_files, load_reranking
 from triton_rerank_build.errors import BuildError
 from triton_rerank_build.finetuning.settings import Settings
 from triton_rerank_build.support.progress import bar
@@ -61,7 +60,7 @@ def load(paths: Sequence[Path], split: str, settings: Settings) -> list[Example]
 def mine(model: CrossEncoder, examples: Sequence[Example]) -> list[Example]:
     """Order each query's negatives by the model's own logits, highest first, up to its lowest relevant document.
 
-    Those above it are more often unjudged answers than mistakes. Queries that have no others are left out.
+    Those above it are more often unjudged answers than mistakes; a query that has no others keeps them.
     """
     # The candidates are there: to the embedding model that is asked for them all texts are equal.
     options: dict[str, Any] = {"model": SentenceTransformer(modules=[BoW(["-"])], device="cpu"), "cross_encoder": model}
@@ -72,7 +71,7 @@ def mine(model: CrossEncoder, examples: Sequence[Example]) -> list[Example]:
         depth: dict[str, Any] = {"range_max": len(item.negatives), "num_negatives": len(item.negatives)}
         with redirect_stderr(StringIO()):  # it draws bars for each query
             found = mine_hard_negatives(pairs, corpus=item.negatives, **depth, **options)
-        mined += [replace(item, negatives=row["positive"][1:]) for row in list(found)[:1]]
+        mined += [replace(item, negatives=row["positive"][1:]) for row in list(found)[:1]] or [item]
     return mined
 
 

@@ -104,19 +104,18 @@ class _Progress(TrainerCallback, ExportableState):
 
 
 def load_model(checkpoint: Checkpoint, settings: Settings) -> CrossEncoder:
-    """A checkpoint with a LoRA, or as a whole, to be trained above its frozen layers."""
+    """A checkpoint to be trained, which takes pairs as they are served if their queries were cut before."""
     torch.manual_seed(settings.seed)
     length = checkpoint.resolve_max_length(settings.max_length or min(512, checkpoint.limit))
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device, family = "cuda" if torch.cuda.is_available() else "cpu", checkpoint.family
     # On a CPU PyTorch's fused attention is slower in training; its memory grows more slowly with long pairs.
     weights = {"dtype": torch.float32, "attn_implementation": "eager" if device == "cpu" and length <= 512 else "sdpa"}
     options: dict[str, Any] = {"device": device, "model_kwargs": weights, "local_files_only": True}
     options |= {"max_length": length, "activation_fn": torch.nan_to_num}  # nan: of a training that diverged
     model: CrossEncoder = CrossEncoder(str(checkpoint.folder), **options)
-    network: Any = model[0]
-    pairs = {"truncation": "only_second", "return_token_type_ids": checkpoint.family == "bert"}
-    network.processing_kwargs = {"text": pairs}  # as they are served; queries are cut before
-    network.model = trainable(network.model, settings.lora_rank, settings.freeze_layers, settings.dropout)
+    first: Any = model[0]
+    first.processing_kwargs = {"text": {"truncation": "only_second", "return_token_type_ids": family == "bert"}}
+    first.model = trainable(first.model, settings.lora_rank, settings.freeze_layers, settings.dropout, settings.bf16)
     return model
 
 
@@ -126,7 +125,8 @@ def _rows(examples: Sequence[Example], settings: Settings) -> Iterator[dict[str,
     for number in range(settings.epochs * len(examples)):
         item, chance = examples[number % len(examples)], random.Random(f"{settings.seed} {number}")
         text, relevance = chance.choice(item.relevant)
-        others = chance.sample(item.negatives[: 4 * count], min(count, len(item.negatives)))
+        # By length, since a column of several lists goes through the model together: so there is less padding.
+        others = sorted(chance.sample(item.negatives[: 4 * count], min(count, len(item.negatives))), key=len)
         if settings.loss == "infonce":  # its lists are of one length: the negatives of a short one come again
             columns = {f"negative_{place}": others[place % len(others)] for place in range(count)}
             yield {"query": item.query, "positive": text, **columns}
@@ -147,8 +147,7 @@ def _train(
     progress = _Progress(settings, on_step, **kept.get("_Progress", {"seconds": 0.0, "evaluations": []}))
     if kept and kept["TrainerControl"]["args"]["should_training_stop"]:
         return progress
-    steps = math.ceil(settings.epochs * len(learn) / settings.batch_size)
-    steps = min(steps, settings.max_steps or steps)
+    steps = min(math.ceil(settings.epochs * len(learn) / settings.batch_size), settings.max_steps or math.inf)
     together = max(n for n in range(1, settings.micro_batch + 1) if settings.batch_size % n == 0)
     pairs = 1 + settings.num_negatives if settings.loss in ("bce", "mse") else 1
     options: dict[str, Any] = {"max_steps": steps, "learning_rate": settings.learning_rate, "seed": settings.seed}
@@ -212,7 +211,8 @@ def finetune(
     with steps.step(f"training on {model.device}"):
         progress = _train(model, learn, dev, settings, work, on_step)
     with steps.step(f"writing {out}"):
-        (start, *history), best, model = progress.evaluations, progress.best(), load_model(found, settings)
+        (start, *history), best = progress.evaluations, progress.best()
+        model = load_model(found, replace(settings, bf16=False))  # the update is added to unrounded weights
         if best["step"]:
             model.load_state_dict(load_file(work / f"checkpoint-{best['step']}" / _WEIGHTS), strict=False)
         write_checkpoint(model[0].model, found, out)

@@ -116,7 +116,11 @@ def test_ctrl_c_leaves_nothing_behind(checkpoint, tmp_path):
     assert not list(tmp_path.rglob("manifest.json"))
 
 
-def test_a_missing_extra_names_the_command_that_brings_it(tmp_path):
+@pytest.mark.parametrize(
+    ("extra", "arguments"),
+    [("export", ["export", "demo"]), ("finetune", ["finetune", "demo", "--data", "d", "--out", "o"])],
+)
+def test_a_missing_extra_names_the_command_that_brings_it(tmp_path, extra, arguments):
     # -S leaves site-packages out; of it only this package and the core dependency numpy are there.
     for package in (triton_rerank_build, numpy):
         source = Path(package.__file__).parent
@@ -124,11 +128,11 @@ def test_a_missing_extra_names_the_command_that_brings_it(tmp_path):
     (tmp_path / "numpy.libs").symlink_to(Path(numpy.__file__).parents[1] / "numpy.libs")
     code = "import sys; sys.path.insert(0, '.'); from triton_rerank_build.cli.main import main; sys.exit(main())"
     done = subprocess.run(
-        [sys.executable, "-S", "-c", code, "export", "demo"], capture_output=True, text=True, cwd=tmp_path, check=False
+        [sys.executable, "-S", "-c", code, *arguments], capture_output=True, text=True, cwd=tmp_path, check=False
     )
     assert done.returncode == 1
     assert done.stderr.startswith("error: huggingface_hub, onnx, ")
-    assert done.stderr.endswith('not installed; run: pip install "triton-rerank-build[export]"\n')
+    assert done.stderr.endswith(f'not installed; run: pip install "triton-rerank-build[{extra}]"\n')
 
 
 def test_the_public_names_are_sorted_and_there():

@@ -144,4 +144,4 @@ def test_the_models_mistakes_come_first_but_none_above_the_relevant_document():
     one = Example("q", [("right", 1.0)], ["a", "unjudged", "b", "c"])
     two = Example("q", [("right", 1.0), ("also right", 1.0)], ["a", "unjudged", "b", "c"])
     none = Example("q", [("right", 1.0)], ["unjudged"])
-    assert [item.negatives for item in mine(scorer, [one, two, none])] == [["b", "a", "c"], ["a", "c"]]
+    assert [item.negatives for item in mine(scorer, [one, two, none])] == [["b", "a", "c"], ["a", "c"], ["unjudged"]]

@@ -111,6 +111,17 @@ def test_c_mteb_reranking(tmp_path):
     assert len(load_reranking(path, 1).queries) == 1
 
 
+def test_reranking_lines_with_other_names_and_without_others(tmp_path):
+    path = write_json_lines(
+        tmp_path / "dev.jsonl", {"query": "一", "pos": "好", "neg": "坏"}, {"query": "二", "positive": "差"}
+    )
+    collection = load_reranking(path, None, complete=False)
+    texts = {text: key for key, text in collection.documents.items()}
+    assert collection.qrels == {"q1": {texts["坏"]: 0, texts["好"]: 1}, "q2": {texts["差"]: 1}}
+    with pytest.raises(InvalidRequestError, match=r"dev.jsonl:2: needs 'negative', a text or a list of texts"):
+        load_reranking(path, None)
+
+
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
