@@ -13,7 +13,7 @@ download() { (cd "$work" && apt-get --quiet=2 -o APT::Sandbox::User=root downloa
 # A fresh container has no package lists yet.
 if has apt-get && has dpkg-deb && { download || { apt-get --quiet=2 update && download; }; } >&2; then
   dpkg-deb --extract "$work"/prometheus_*.deb "$work/unpacked"
-  rm -rf "$folder" && mv "$work/unpacked" "$folder"
+  mkdir -p "$folder" && cp --recursive "$work/unpacked/." "$folder"
 else
   echo "prometheus can't be downloaded: the tests that need it are skipped; on Debian: apt-get install prometheus" >&2
 fi
