@@ -159,22 +159,6 @@ def test_a_failed_start_shows_why(demo_artefacts, tmp_path, file, old, new, reas
     assert reason in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("old", "new", "reason"),
-    [
-        ("TYPE_FP32", "TYPE_INT32", "TYPE_INT32 in config, tensor"),
-        ('name: "logits" ', 'name: "scores" ', "unexpected output 'scores'"),
-        ("dims: [ -1 ] },  # padded", "dims: [ -1 ]  allow_ragged_batch: true },  #", "allows ragged batches"),
-    ],
-)
-def test_the_stand_in_refuses_what_the_native_backend_refuses(demo_artefacts, tmp_path, old, new, reason):
-    edits = [("cross_encoder/config.pbtxt", old, new)]
-    repository = lay_out(tmp_path / "repository", demo_artefacts, *edits)
-    with pytest.raises(ServerStartError) as caught:
-        EmbeddedServer(repository, runtime="onnxruntime").start()
-    assert reason in str(caught.value)
-
-
 def test_a_second_start_finds_the_compiled_model(demo_repository, tmp_path):
     folder = tmp_path / "compiled"
     os.environ["RERANK_OPENVINO_CACHE"] = str(folder)
