@@ -66,6 +66,15 @@ def counter(server, name, **labels):
     return next(value for other, its, value in scrape(server) if other == name and labels.items() <= its.items())
 
 
+def quicker_rules(factor=6):
+    """This project's rules with every range and every `for` a sixth as long, since scrapes come every second here."""
+
+    def shorter(span):
+        return f"{span[1]}{int(span[2]) * {'s': 1, 'm': 60}[span[3]] // factor}s"
+
+    return re.sub(r"(\[|for: )(\d+)([sm])\b", shorter, RULES.read_text())
+
+
 class Prometheus:
     """A real Prometheus with this project's rules, scraping one server every second."""
 
@@ -76,9 +85,10 @@ class Prometheus:
         self.url = f"http://127.0.0.1:{port}"
         config = {
             "global": {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"},
-            "rule_files": [str(RULES)],
+            "rule_files": ["rules.yml"],
             "scrape_configs": [{"job_name": "reranker", "static_configs": [{"targets": [target]}]}],
         }
+        (folder / "rules.yml").write_text(quicker_rules())
         (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
         self.command = [
             executable,

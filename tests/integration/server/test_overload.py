@@ -17,7 +17,7 @@ from support.monitors import Prometheus, counter, wait_until
 from triton_rerank import InvalidRequestError, RerankClient, RerankError, ServerOverloadedError
 from triton_rerank_build import EmbeddedServer
 
-DOCUMENTS = ["Washing your hands often is what helps most against the flu. " * 4] * 32
+DOCUMENTS = ["Washing your hands often is what helps most against the flu."] * 32
 FAILURE = "nv_inference_request_failure"
 
 
@@ -90,8 +90,9 @@ def test_what_ships_takes_a_burst(server):
 
 @pytest.fixture(scope="module")
 def narrow(demo_artefacts, tmp_path_factory):
-    """A server with the options of docker-compose.yml and a short queue."""
-    repository = with_policy(tmp_path_factory.mktemp("narrow") / "repository", demo_artefacts, cross_encoder=LIMIT)
+    """A server with the options of docker-compose.yml and a queue that is short, but twice as long as what is computed."""
+    limit = {"max_queue_size": 4}
+    repository = with_policy(tmp_path_factory.mktemp("narrow") / "repository", demo_artefacts, cross_encoder=limit)
     with EmbeddedServer(repository, arguments=server_options()) as server:
         yield server
 
