@@ -17,7 +17,7 @@ from support.monitors import Prometheus, counter, wait_until
 from triton_rerank import InvalidRequestError, RerankClient, RerankError, ServerOverloadedError
 from triton_rerank_build import EmbeddedServer
 
-DOCUMENTS = ["Washing your hands often is what helps most against the flu."] * 32
+DOCUMENTS = ["Washing your hands often is what helps most against the flu. " * 2] * 32
 FAILURE = "nv_inference_request_failure"
 
 
@@ -110,7 +110,7 @@ class Overload:
                 try:
                     client.rerank("flu", DOCUMENTS)
                 except ServerOverloadedError:
-                    self.over.wait(0.02)
+                    self.over.wait(0.2)
 
     def __enter__(self):
         for thread in self.threads:
