@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from typing import Any
 
 from triton_rerank.cli.values import seconds
 from triton_rerank.client import RerankClient
@@ -15,11 +16,12 @@ ENSEMBLES = ("reranker", "late_interaction")
 """Names of the ensembles in the committed model repository."""
 
 
-def connection_options(*, many_models: bool = False) -> argparse.ArgumentParser:
+def connection_options(*, many_models: bool = False, timeout: float = 60.0) -> argparse.ArgumentParser:
     """A parent parser with the server's options.
 
     Args:
         many_models: Whether --model may be repeated.
+        timeout: Default of --timeout.
     """
     options = argparse.ArgumentParser(add_help=False)
     group = options.add_argument_group("server")
@@ -35,7 +37,7 @@ def connection_options(*, many_models: bool = False) -> argparse.ArgumentParser:
         )
     else:
         group.add_argument("--model", default="reranker", help="name of the ensemble (%(default)s)")
-    group.add_argument("--timeout", type=seconds, default=60.0, metavar="SECONDS", help="of each call (%(default)g)")
+    group.add_argument("--timeout", type=seconds, default=timeout, metavar="SECONDS", help="of each call (%(default)g)")
     group.add_argument("--tls", action="store_true", help="encrypt, trusting the system's roots")
     group.add_argument("--tls-ca", metavar="PEM", help="root certificates to trust")
     group.add_argument("--tls-key", metavar="PEM", help="this client's key")
@@ -58,6 +60,20 @@ def make_client(options: argparse.Namespace, *, model: str | None = None, timeou
     Raises:
         InvalidRequestError: An option is unusable.
     """
+    settings = client_settings(options)
+    if model is not None:
+        settings["model"] = model
+    if timeout is not None:
+        settings["timeout"] = timeout
+    return RerankClient(**settings)
+
+
+def client_settings(options: argparse.Namespace) -> dict[str, Any]:
+    """Arguments of a client for the options.
+
+    Raises:
+        InvalidRequestError: An option is unusable.
+    """
     metadata = {}
     for header in options.header:
         key, colon, value = header.partition(":")
@@ -67,14 +83,14 @@ def make_client(options: argparse.Namespace, *, model: str | None = None, timeou
     tls: TLS | bool = options.tls
     if options.tls_ca or options.tls_key or options.tls_cert:
         tls = TLS(options.tls_ca, options.tls_key, options.tls_cert)
-    return RerankClient(
-        options.url,
-        model or (options.model if isinstance(options.model, str) else options.model[0]),
-        timeout=timeout or options.timeout,
-        tls=tls,
-        metadata=metadata,
-        compression=options.compression,
-    )
+    return {
+        "url": options.url,
+        "model": options.model if isinstance(options.model, str) else options.model[0],
+        "timeout": options.timeout,
+        "tls": tls,
+        "metadata": metadata,
+        "compression": options.compression,
+    }
 
 
 @contextmanager

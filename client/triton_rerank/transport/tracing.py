@@ -50,3 +50,26 @@ class Tracer:
         carrier: dict[str, str] = {}
         self._propagate.inject(carrier)
         return tuple((key.lower(), value) for key, value in carrier.items())
+
+
+@contextmanager
+def continued(headers: Mapping[str, str]) -> Iterator[dict[str, str]]:
+    """Make the trace of an incoming request the parent of the spans begun inside.
+
+    Args:
+        headers: Headers of the request, with names in lower case.
+
+    Yields:
+        The trace headers that the caller must pass on itself, where opentelemetry-api is not installed; else none.
+    """
+    try:
+        from opentelemetry import context, propagate
+    except ImportError:
+        given = {name: headers.get(name, "") for name in ("traceparent", "tracestate")}
+        yield {name: value for name, value in given.items() if value and value.isascii() and value.isprintable()}
+        return
+    token = context.attach(propagate.extract(headers))
+    try:
+        yield {}
+    finally:
+        context.detach(token)
