@@ -1,14 +1,15 @@
 """Is this reranker working? Exit status 0 when it is: scores a pair over Triton's HTTP port.
 
-Triton's own /v2/health/ready says that models are loaded, even while the Python process of a model is dead. This check
-fails then. Healthy means that an answer arrived while the check ran:
+Triton's own /v2/health/ready says that models are loaded, before release 26.04 even while the Python process of a
+model is dead. This check fails then, and where a process lives and answers nothing. Healthy means that an answer arrived
+while the check ran:
 
 - the pair of this check was scored, with a text that no cache holds, so that it reaches every model; or
 - it waits or was refused because the queue is full, and the server answered another request meanwhile. A busy server
   stays healthy, because restarting it would make the overload worse. A server with a dead model process also has a full
   queue, but answers nothing.
 
-With `--stop-pid=1` the check ends a server whose model process has died, which Triton 2.51 does not start again: with
+With `--stop-pid=1` the check ends a server whose model process has died, which Triton does not start again: with
 SIGTERM, then with SIGKILL. The container ends with it, and its restart policy starts it again. Docker does not restart
 an unhealthy container by itself; Kubernetes does after several failed probes.
 

@@ -8,7 +8,7 @@ WEIGHTS_FILE = "model.onnx.data"
 # attention_mask: 0 = padding, 1 = token of type 0, 2 = token of type 1 (only where the manifest says `token_types`).
 INPUT_NAMES = ("input_ids", "attention_mask")
 OUTPUT_NAME = "logits"
-# ONNX Runtime from 1.14 and TensorRT from 8.6 load opset 18 and IR 8; ONNX Runtime 1.19 in Triton's container 24.10
+# ONNX Runtime from 1.14 and TensorRT from 8.6 load opset 18 and IR 8; ONNX Runtime 1.19, of the local server,
 # stops at opset 21 and IR 10. The graph needs no later operator.
 OPSET = 18
 IR_VERSION = 8

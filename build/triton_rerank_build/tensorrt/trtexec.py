@@ -1,6 +1,7 @@
 """The commands of NVIDIA's `trtexec` that build a plan and run it once per profile, and the files that they leave.
 
-Every option is one that `trtexec --help` of TensorRT 10.5 lists, the release in Triton's container 24.10.
+Every option is one that `trtexec --help` of TensorRT 10.5 lists; TensorRT 11, that of the images, still parses them.
+A plan, and its timing cache, hold for one release of TensorRT.
 """
 
 import json

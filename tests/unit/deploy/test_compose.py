@@ -31,7 +31,11 @@ SERVICES = COMPOSE["services"]
 TRITONS = [name for name in SERVICES if name.startswith("triton")]
 DOCKERFILE = (ROOT / "deploy" / "Dockerfile").read_text()
 
-# Backends of nvcr.io/nvidia/tritonserver:24.10-py3 that a reranker could name (/opt/tritonserver/backends).
+RELEASE = re.search(r"^ARG TRITON_RELEASE=(\S+)$", DOCKERFILE, re.M)[1]
+# Options of the images' releases; the file says where they were read.
+NEWER_OPTIONS = ROOT / "tests" / "support" / "tritonserver_options.txt"
+
+# Backends of nvcr.io/nvidia/tritonserver that a reranker could name (/opt/tritonserver/backends).
 NVIDIA_BACKENDS = {"onnxruntime", "openvino", "python", "pytorch", "tensorrt"}
 VARIABLE = re.compile(r"\$\{(\w+):-([^}]*)\}")
 
@@ -116,17 +120,22 @@ def test_every_mounted_file_and_volume_exists():
 
 
 def test_images_are_pinned():
-    images = [service["image"] for service in SERVICES.values()] + re.findall(r"^FROM (\S+:\S+)", DOCKERFILE, re.M)
+    images = [defaults(service["image"]) for service in SERVICES.values()]
+    images += re.findall(r"^FROM (\S+:\S+)", DOCKERFILE.replace("${TRITON_RELEASE}", RELEASE), re.M)
     assert len(images) > len(SERVICES)
     for image in images:
         # A patch release, or NVIDIA's monthly one; `python:3.11-slim` would change below us.
         assert re.search(r":v?(\d+\.\d+\.\d+|\d\d\.\d\d(-py3)?$)", image), image
 
 
-def test_triton_and_tensorrt_are_of_one_release():
-    release = re.search(r"tritonserver:(\d+\.\d+)-py3", DOCKERFILE)[1]
-    assert release == "24.10", "the laptop server, nvidia-pytriton 0.7.0, is of release 24.10"
-    assert SERVICES["engine"]["image"].endswith(f"tensorrt:{release}-py3")
+def test_triton_and_tensorrt_are_of_one_release_that_has_the_fixes():
+    # 25.07 fixed the remote code execution of SECURITY.md; 26.04's readiness is that of the Kubernetes probe.
+    assert (26, 5) <= tuple(map(int, RELEASE.split("."))) <= (26, 8), "the range that the Dockerfile states"
+    assert "FROM nvcr.io/nvidia/tritonserver:${TRITON_RELEASE}-py3 AS server\n" in DOCKERFILE
+    assert defaults(SERVICES["engine"]["image"]) == f"nvcr.io/nvidia/tensorrt:{RELEASE}-py3"
+    for service in TRITONS:
+        assert defaults(SERVICES[service]["image"]).endswith(f":{RELEASE}")
+        assert defaults(SERVICES[service]["build"]["args"]["TRITON_RELEASE"]) == RELEASE
 
 
 def test_env_example_says_every_variable_and_its_default():
@@ -156,7 +165,7 @@ def test_what_the_images_copy_is_not_ignored():
 
 @pytest.fixture(scope="module")
 def tritonserver_options():
-    """Options in the usage of the real tritonserver, which has the containers' release."""
+    """Options in the usage of the local server's tritonserver, release 2.51."""
     installation = tritonserver.find("openvino")
     server = installation.root / "bin" / "tritonserver"
     # The exit status of --help is 1.
@@ -167,11 +176,20 @@ def tritonserver_options():
     return options
 
 
+def newer_options():
+    return {line for line in NEWER_OPTIONS.read_text().splitlines() if line.startswith("--")}
+
+
+def test_newer_releases_have_every_option_of_the_local_server(tritonserver_options):
+    assert tritonserver_options <= newer_options()
+
+
 @pytest.mark.parametrize("service", TRITONS)
 def test_tritonserver_knows_every_option(service, tritonserver_options):
     options = {argument.partition("=")[0] for argument in entrypoint_options(command(service))}
     assert {"--grpc-restricted-protocol", "--http-restricted-api"} <= options
     assert options <= tritonserver_options
+    assert options <= newer_options()
     assert {"--model-control-mode=none", "--disable-auto-complete-config"} <= set(command(service))
     assert "--trace-config=level=OFF" in command(service)
 

@@ -39,7 +39,7 @@ def test_kustomize_builds_it():
     assert len(documents) == len(RESOURCES)
     assert all(d["kind"] == "Namespace" or d["metadata"]["namespace"] == "reranker" for d in documents)
     (image,) = re.findall(r"image: (\S+)", built.stdout)
-    assert image == COMPOSE["image"]
+    assert image == release_of(COMPOSE["image"])
 
 
 def test_the_same_options_as_with_compose():
@@ -95,7 +95,23 @@ def test_the_pod_ends_after_its_requests():
     assert POD["spec"]["terminationGracePeriodSeconds"] > exit_timeout + pause
 
 
-@pytest.mark.parametrize("probe", ["startupProbe", "readinessProbe", "livenessProbe"])
+def release_of(text):
+    """The text with the default release."""
+    return text.replace("${RERANK_TRITON_RELEASE:-26.08}", "26.08")
+
+
+def test_the_image_is_of_the_release_of_compose():
+    (image,) = KUSTOMIZATION["images"]
+    assert f"{image['name']}:{image['newTag']}" == release_of(COMPOSE["image"])
+
+
+def test_readiness_is_tritons_own():
+    # Since release 26.04 it says no for a dead Python process. The local server's release says yes
+    # (tests/integration/server/test_monitoring.py), so this can't be tried here.
+    assert CONTAINER["readinessProbe"]["httpGet"] == {"path": "/v2/health/ready", "port": "http"}
+
+
+@pytest.mark.parametrize("probe", ["startupProbe", "livenessProbe"])
 def test_probes_score_a_pair_and_have_time_for_it(probe):
     command = CONTAINER[probe]["exec"]["command"]
     assert command[:2] == COMPOSE["healthcheck"]["test"][1:3]
