@@ -199,7 +199,7 @@ class AsyncRerankClient(BaseClient):
                 parts = self._cut_again(left.values())
 
     async def _learn(self, call: Call, *, info: bool = False) -> None:
-        """Ask the server for the model's configuration, and for its description if that is needed."""
+        """Ask the server for what is not known of the model: configurations, and its description if that is needed."""
         if self._served.must_ask(self._servers.failed_at):
             try:
                 self._served.adopt((await self._ask_one(self._messages.config_request(self.model), call)).config)
@@ -208,13 +208,15 @@ class AsyncRerankClient(BaseClient):
                 with suppress(RerankError):  # the list of models may be closed to callers
                     index = await self._ask_one(self._messages.index_request(), call)
                 raise name_models(error, index) from error.__cause__
-        if info and self._served.must_describe:
+        if self._served.must_ask_steps:
             steps = self._messages.steps_of(self._served.config)
             configs = [(await self._ask_one(self._messages.config_request(step), call)).config for step in steps]
-            if encoder := self._messages.encoder_of(configs[-1]):
+            if configs and (encoder := self._messages.encoder_of(configs[-1])):
                 configs.append((await self._ask_one(self._messages.config_request(encoder), call)).config)
-            about = await self._ask_one(self._info_request(steps[0]), call)
-            self._served.describe(about, configs)
+            self._served.adopt_steps(configs)
+        if info and self._served.must_describe:
+            tokenizer = self._messages.tokenizer_of(self._served.config)
+            self._served.describe(await self._ask_one(self._info_request(tokenizer), call))
 
     async def _ask_one(self, request: Request, call: Call) -> Message:
         questions = Questions(1, lambda _: request, about_model=True)

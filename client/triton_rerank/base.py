@@ -45,6 +45,9 @@ if TYPE_CHECKING:
 
 logger: logging.Logger = logging.getLogger("triton_rerank")
 
+_PAIRS_IN_FLIGHT = 512
+"""Of one call at once: they keep any server busy, and another call waits behind no more of them."""
+
 
 def ready_pair() -> tuple[str, str]:
     """A pair that is not in the server's cache of late interaction, and so reaches every model."""
@@ -66,7 +69,7 @@ class BaseClient:
         *,
         timeout: float | None = 60.0,
         max_retries: int = 2,
-        pairs_per_request: int = 32,
+        pairs_per_request: int | None = None,
         tls: TLS | bool = False,
         metadata: MetadataSource | None = None,
         compression: Literal["gzip", "deflate"] | None = None,
@@ -85,7 +88,11 @@ class BaseClient:
         self._urls = check_urls(url)
         self._timeout = check_timeout(timeout)
         self._max_retries = check_int(max_retries, "max_retries", at_least=0, remedy="pass 0 or more")
-        self._pairs_per_request = check_int(pairs_per_request, "pairs_per_request", at_least=1, remedy="pass 1 or more")
+        self._pairs_per_request = (
+            None
+            if pairs_per_request is None
+            else check_int(pairs_per_request, "pairs_per_request", at_least=1, remedy="pass 1 or more, or None")
+        )
         self._tls = (TLS() if tls else None) if isinstance(tls, bool) else tls
         if self._tls is not None:
             self._tls.read()  # a wrong path is an error now, not at the first call
@@ -188,6 +195,8 @@ class BaseClient:
             deadline=call.deadline,
             budget=self._budget,
             max_retries=0 if call.name == "is_ready" else self._max_retries,
+            most_running=questions.most_running,
+            priority=questions.priority,
             begun=call.begun or questions.about_model,
             quick=questions.about_model,
         )
@@ -215,7 +224,10 @@ class BaseClient:
             more = ", ..." if len(parts) > 4 else ""
             logger.debug("cut into %d requests: %s%s", len(parts), ", ".join(shown), more)
         return Questions(
-            len(parts), lambda index: self._messages.infer_request(self.model, parts[index], job.parameters)
+            len(parts),
+            lambda index: self._messages.infer_request(self.model, parts[index], job.parameters),
+            most_running=max(2, _PAIRS_IN_FLIGHT // max(len(part.rows) for part in parts)),
+            priority=job.parameters.get("priority"),
         )
 
     def _cut_again(self, parts: Iterable[Part]) -> list[Part]:

@@ -46,7 +46,8 @@ class RerankClient(BaseClient):
         timeout: Seconds for a whole call unless the call passes its own; None for no limit.
         max_retries: How often a request may be sent again to an overloaded server. A server that is gone is tried
             again with backoff for 10 s. 0 turns both off. Moving to another healthy server does not count.
-        pairs_per_request: Pairs in one request at most; the server's max_batch_size if that is lower.
+        pairs_per_request: Pairs in one request at most. If None, the server's max_batch_size where the server computes
+            no padding (OpenVINO), and 32 pairs of similar length where it does (TensorRT).
         tls: True for gRPC's bundled roots, or a `TLS` with certificates.
         metadata: gRPC metadata of every request, such as {"authorization": "Bearer ..."}, or a function that
             returns it. Never logged.
@@ -275,7 +276,7 @@ class RerankClient(BaseClient):
                 parts = self._cut_again(left.values())
 
     def _learn(self, call: Call, *, info: bool = False) -> None:
-        """Ask the server for the model's configuration, and for its description if that is needed."""
+        """Ask the server for what is not known of the model: configurations, and its description if that is needed."""
         if self._served.must_ask(self._servers.failed_at):
             try:
                 self._served.adopt(self._ask_one(self._messages.config_request(self.model), call).config)
@@ -284,13 +285,15 @@ class RerankClient(BaseClient):
                 with suppress(RerankError):  # the list of models may be closed to callers
                     index = self._ask_one(self._messages.index_request(), call)
                 raise name_models(error, index) from error.__cause__
-        if info and self._served.must_describe:
+        if self._served.must_ask_steps:
             steps = self._messages.steps_of(self._served.config)
             configs = [self._ask_one(self._messages.config_request(step), call).config for step in steps]
-            if encoder := self._messages.encoder_of(configs[-1]):
+            if configs and (encoder := self._messages.encoder_of(configs[-1])):
                 configs.append(self._ask_one(self._messages.config_request(encoder), call).config)
-            about = self._ask_one(self._info_request(steps[0]), call)
-            self._served.describe(about, configs)
+            self._served.adopt_steps(configs)
+        if info and self._served.must_describe:
+            tokenizer = self._messages.tokenizer_of(self._served.config)
+            self._served.describe(self._ask_one(self._info_request(tokenizer), call))
 
     def _ask_one(self, request: Request, call: Call) -> Message:
         questions = Questions(1, lambda _: request, about_model=True)

@@ -98,7 +98,10 @@ _HINTS = (
         "something answers there, but not plain-text gRPC; pass tls if the server has TLS on",
     ),
     ("failed to connect", _NO_SERVER),
-    ("exceeds maximum queue size", "send fewer calls at once, add servers, or raise max_queue_size in config.pbtxt"),
+    (
+        "exceeds maximum queue size",
+        "send fewer calls at once, add servers, or raise max_queue_size (on a CPU max_wait_s)",
+    ),
     (
         "unexpected inference output",
         "not a reranker; pass the name of an ensemble as model, such as reranker",

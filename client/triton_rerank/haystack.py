@@ -63,7 +63,7 @@ class TritonRanker:
         meta_data_separator: What stands between them.
         timeout: Seconds for a whole call, retries included; None for no limit.
         max_retries: Retries of a request after an overload or a connection failure.
-        request_size: Pairs in one request at most.
+        request_size: Pairs in one request at most; as many as suit the server if None.
         tls: True for gRPC's bundled root certificates, or a `TLS`. Serialization writes paths, never PEM bytes.
         metadata: gRPC metadata as secrets: {"authorization": Secret.from_env_var("RERANK_AUTHORIZATION")}.
             Haystack serializes the variable's name, and refuses to serialize Secret.from_token.
@@ -90,7 +90,7 @@ class TritonRanker:
         meta_data_separator: str = "\n",
         timeout: float | None = 60.0,
         max_retries: int = 2,
-        request_size: int = 32,
+        request_size: int | None = None,
         tls: bool | TLS = False,
         metadata: dict[str, Secret] | None = None,
         compression: str | None = None,

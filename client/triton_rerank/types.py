@@ -178,7 +178,7 @@ class ModelInfo:
     max_batch_size: int
     """Pairs in one request."""
     max_queue_size: int | None
-    """Requests that may wait at the server before it refuses more; None if it sets no limit."""
+    """Requests that may wait at the server before it refuses more; None if it sets no limit of their number."""
     priority_levels: int | None
     """The last priority; the first is 1. (Triton has two levels for each.) None if the model has no priorities."""
     manifest: Mapping[str, Any] = field(default_factory=dict)

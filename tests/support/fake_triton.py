@@ -90,6 +90,7 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
         self.max_batch_size = max_batch_size
         self.max_tokens = max_tokens
         self.priority_levels = 6
+        self.drops_padding = False
         self.about = {"checkpoint": "fake", "precision": "fp32", "max_length": 8192, "default_max_length": 512}
         self.outputs: tuple[str, ...] = ()
         self.logit_scale: str | None = None
@@ -137,6 +138,7 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
         elif request.name == "cross_encoder":
             config.dynamic_batching.default_queue_policy.max_queue_size = 100
             config.backend = "rerank_openvino"
+            config.input.add(name="input_ids", allow_ragged_batch=self.drops_padding)
             config.dynamic_batching.priority_levels = self.priority_levels
         else:
             context.abort(grpc.StatusCode.NOT_FOUND, f"Request for unknown model: '{request.name}' is not found")

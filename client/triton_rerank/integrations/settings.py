@@ -44,8 +44,8 @@ class RerankSettings(BaseModel):
     """Seconds for a whole call, retries included; None for no limit."""
     max_retries: int = Field(default=2, ge=0)
     """Retries of a request after an overload or a connection failure."""
-    request_size: int = Field(default=32, ge=1)
-    """Pairs in one request at most."""
+    request_size: int | None = Field(default=None, ge=1)
+    """Pairs in one request at most; as many as suit the server if None."""
     tls: bool | TLS = False
     """True for gRPC's bundled root certificates, or a `TLS`. Serialization writes paths of files, never PEM bytes."""
     metadata: dict[str, SecretStr] | Callable[[], Mapping[str, str]] | None = Field(default=None, exclude=True)

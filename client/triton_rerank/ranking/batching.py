@@ -67,9 +67,9 @@ class Scores:
 def cut_rows(
     queries: bytes | list[bytes], documents: Sequence[bytes], max_rows: int, names: str = "documents"
 ) -> list[Part]:
-    """Cut rows into parts of similar length, the longest first.
+    """Cut rows into parts of similar length, the longest first; rows that fit one part stay as they are.
 
-    A batch is padded to its longest row, so rows of similar length belong together.
+    A request is padded to its longest row, so rows of similar length belong together.
 
     Args:
         queries: One query for all rows, or one for each.
@@ -80,13 +80,16 @@ def cut_rows(
     Raises:
         InvalidRequestError: A row alone is larger than a message may be.
     """
-    lengths = [estimate_tokens(document) for document in documents]
     if isinstance(queries, bytes):
         extra = len(queries) + 2 * _CELL_HEADER
         sizes = [len(document) + extra for document in documents]
     else:
-        lengths = [length + estimate_tokens(query) for length, query in zip(lengths, queries, strict=True)]
         sizes = [len(q) + len(d) + 2 * _CELL_HEADER for q, d in zip(queries, documents, strict=True)]
+    if 0 < len(sizes) <= max_rows and sum(sizes) <= MAX_MESSAGE_BYTES - _ROOM_FOR_REST:
+        return [Part(tuple(range(len(sizes))), queries, documents)]
+    lengths = [estimate_tokens(document) for document in documents]
+    if not isinstance(queries, bytes):
+        lengths = [length + estimate_tokens(query) for length, query in zip(lengths, queries, strict=True)]
     order = sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True)
     parts = []
     for rows in _groups(order, sizes, max_rows, names):

@@ -20,6 +20,9 @@ class Questions:
 
     count: int
     build: Callable[[int], Request]
+    most_running: int = 1
+    """How many may be in flight at once."""
+    priority: int | None = None
     about_model: bool = False
     """Whether they concern the model's configuration: they do not count as requests of the call."""
 

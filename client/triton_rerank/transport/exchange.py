@@ -20,7 +20,7 @@ from triton_rerank.transport.retry import GONE_WINDOW_S, Deadline, RetryBudget, 
 from triton_rerank.transport.servers import LONGEST_ATTEMPT_S, Servers
 
 _MOST_RUNNING = 16
-"""Requests of one call in flight at once: 512 pairs keep any server busy."""
+"""Requests of one call in flight at once, by default."""
 
 _ROOM_POLL_S = 0.1
 """How often, at most, a call looks again for room in a queue that this client has filled."""
@@ -60,6 +60,8 @@ class Exchange:
         deadline: Deadline,
         budget: RetryBudget,
         max_retries: int,
+        most_running: int = _MOST_RUNNING,
+        priority: int | None = None,
         begun: bool = False,
         quick: bool = False,
         backoff: Callable[[int], float] = backoff_s,
@@ -69,6 +71,7 @@ class Exchange:
         self._deadline = deadline
         self._budget = budget
         self._max_retries = max_retries
+        self._priority = priority
         self._quick = quick
         self._backoff = backoff
         self._gone_backoff = gone_backoff
@@ -79,7 +82,8 @@ class Exchange:
         self._in_flight: set[Attempt] = set()
         self._answered = 0
         self._begun = begun
-        self._window = float(_MOST_RUNNING)
+        self._most_running = float(most_running)
+        self._window = self._most_running
         self._silent: set[int] = set()
         self.num_sent: int = 0
 
@@ -98,7 +102,7 @@ class Exchange:
             raise self._timed_out()
         ready: list[Attempt] = []
         while self._room > 0 and (attempt := self._take(now)) is not None:
-            server = self._servers.pick(now, attempt.tried, opening=not self._begun)
+            server = self._servers.pick(now, attempt.tried, opening=not self._begun, priority=self._priority)
             if server is None:
                 attempt.due = now + _ROOM_POLL_S * random.uniform(0.5, 1.0)
                 self._again.append(attempt)
@@ -119,9 +123,10 @@ class Exchange:
         """Record an answer."""
         self._finish(attempt)
         self._answered += 1
-        self._window = min(self._window + 1 / self._window, float(_MOST_RUNNING))
+        self._window = min(self._window + 1 / self._window, self._most_running)
         self._begun = True
-        self._servers.answered(attempt.server, now, None if self._quick else now - attempt.sent_at)
+        took_s = None if self._quick else now - attempt.sent_at
+        self._servers.answered(attempt.server, now, took_s, priority=self._priority)
         self._budget.succeeded()
 
     def failed(self, attempt: Attempt, error: RerankError, now: float) -> None:
@@ -184,7 +189,7 @@ class Exchange:
 
     def _finish(self, attempt: Attempt) -> None:
         self._in_flight.discard(attempt)
-        self._servers.released(attempt.server)
+        self._servers.released(attempt.server, priority=self._priority)
 
     def _attempt_timed_out(self, attempt: Attempt, error: RequestTimeoutError, now: float) -> None:
         waited_s = now - attempt.sent_at
@@ -204,7 +209,7 @@ class Exchange:
             self._window = float(len(self._in_flight))
             self._retry(attempt, now + self._backoff(0), "the queue is full")
             return
-        if self._max_retries and self._servers.is_full(attempt.server):
+        if self._max_retries and self._servers.is_full(attempt.server, priority=self._priority):
             self._retry(attempt, now + _ROOM_POLL_S * random.uniform(0.5, 1.0), "the queue is full")
             return
         may_retry = self._budget.charge() and attempt.retries < self._max_retries

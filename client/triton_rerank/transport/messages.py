@@ -98,11 +98,13 @@ def set_timeout(request: Request, remaining_s: float | None) -> None:
 def set_priority(request: Request, *, begun: bool) -> None:
     """Set Triton's request parameter `priority`: two levels for each priority, the first for calls that have begun.
 
+    `priority_level` is the same number for a model that orders its requests itself: Triton hides `priority` from it.
     Without a priority, a call that has not begun gets the server's default level, which stands for DEFAULT_PRIORITY.
     """
     if request.method == "ModelInfer" and (begun or request.priority):
         level = 2 * (request.priority or DEFAULT_PRIORITY) - begun
-        request.message.parameters["priority"].int64_param = level
+        for name in ("priority", "priority_level"):
+            request.message.parameters[name].int64_param = level
 
 
 def error_from_rpc(error: Rpc, server: str) -> RerankError:
@@ -114,15 +116,19 @@ def error_from_rpc(error: Rpc, server: str) -> RerankError:
 
 
 def steps_of(config: Message) -> list[str]:
-    """Names of the ensemble's models: first the tokenizer, last the one that scores.
+    """Names of the ensemble's models: first the tokenizer, last the one that scores. Empty for another model."""
+    return [str(step.model_name) for step in config.ensemble_scheduling.step]
+
+
+def tokenizer_of(config: Message) -> str:
+    """Name of the ensemble's tokenizer.
 
     Raises:
         UnexpectedResponseError: The model is not an ensemble.
     """
-    steps = config.ensemble_scheduling.step
-    if not steps:
+    if not config.ensemble_scheduling.step:
         raise UnexpectedResponseError(f"model {config.name!r} is not an ensemble, so it names no tokenizer")
-    return [str(step.model_name) for step in steps]
+    return steps_of(config)[0]
 
 
 def encoder_of(config: Message) -> str | None:

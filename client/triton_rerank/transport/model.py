@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from triton_rerank.errors import InvalidRequestError, ModelNotFoundError
 from triton_rerank.ranking.batching import Limits
 from triton_rerank.ranking.relevance import Relevance
-from triton_rerank.transport.responses import model_info, read_json
+from triton_rerank.transport.responses import drops_padding, model_info, read_json
 from triton_rerank.transport.untyped import Message
 from triton_rerank.types import ModelInfo
 
@@ -18,6 +18,9 @@ _LONGEST_AGE_S = 2.0
 """How long a configuration is used before the client asks again: less than a restart of Triton takes."""
 
 _OUTPUTS = {"logits", "num_tokens", "truncated"}
+
+_PADDED_PAIRS = 32
+"""Pairs in one request where the server pads them to the longest: small requests of similar length waste little."""
 
 
 class ServedModel:
@@ -30,6 +33,9 @@ class ServedModel:
     def __init__(self, name: str) -> None:
         self.name = name
         self.config: Message = None
+        self.steps: Sequence[Message] = ()
+        """Configurations of an ensemble's models, in the order of `responses.model_info`."""
+        self._steps_are_stale = True
         self._info: ModelInfo | None = None
         self._config_at = self._info_at = -math.inf
         self._info_is_stale = True
@@ -47,6 +53,7 @@ class ServedModel:
             if self.config is not None and not failed and now - self._config_at < _LONGEST_AGE_S:
                 return False
             self._info_is_stale |= failed
+            self._steps_are_stale |= failed
             self._config_at = now
             return True
 
@@ -62,7 +69,9 @@ class ServedModel:
                 f"model {self.name!r} is not a reranker: its outputs are {', '.join(sorted(outputs))}; "
                 "pass the name of an ensemble, such as reranker"
             )
-        self._info_is_stale |= config != self.config
+        changed = config != self.config
+        self._info_is_stale |= changed
+        self._steps_are_stale |= changed
         self.config = config
 
     def refused(self, error: InvalidRequestError) -> bool:
@@ -73,24 +82,30 @@ class ServedModel:
         return True
 
     @property
+    def must_ask_steps(self) -> bool:
+        """Whether the caller has to ask for the configurations of the ensemble's models."""
+        return self._steps_are_stale
+
+    def adopt_steps(self, configs: Sequence[Message]) -> None:
+        """Store the configurations of the ensemble's models; none if it is not an ensemble."""
+        self.steps, self._steps_are_stale = configs, False
+
+    @property
     def must_describe(self) -> bool:
         """Whether the caller has to ask for the description."""
         return self._info is None or self._info_is_stale
 
-    def describe(self, about: Message, configs: Sequence[Message]) -> None:
-        """Store the server's description.
-
-        Args:
-            about: The tokenizer's answer to `messages.info_request`.
-            configs: See `responses.model_info`.
-        """
+    def describe(self, about: Message) -> None:
+        """Store the server's description: the tokenizer's answer to `messages.info_request`."""
         said, scale = read_json(about, "model_info"), Relevance.of(self.config).logit_scale
-        self._info = model_info(self.name, said, self.config.max_batch_size, configs, scale)
+        self._info = model_info(self.name, said, self.config.max_batch_size, self.steps, scale)
         self._info_at, self._info_is_stale = time.monotonic(), False
 
     def outdate(self) -> None:
         """Have the description asked for again if it is old."""
-        self._info_is_stale |= time.monotonic() - self._info_at > _LONGEST_AGE_S
+        old = time.monotonic() - self._info_at > _LONGEST_AGE_S
+        self._info_is_stale |= old
+        self._steps_are_stale |= old
 
     @property
     def info(self) -> ModelInfo:
@@ -99,9 +114,17 @@ class ServedModel:
             raise RuntimeError("the model's description was read before the server was asked for it")
         return self._info
 
-    def limits(self, pairs_per_request: int) -> Limits:
-        """Limits of requests, as far as they are known."""
-        rows = min(pairs_per_request, max(1, self.config.max_batch_size))
+    def limits(self, pairs_per_request: int | None) -> Limits:
+        """Limits of requests, as far as they are known.
+
+        Args:
+            pairs_per_request: The most that the caller wants; None for as many as the server computes well.
+        """
+        rows = max(1, self.config.max_batch_size)
+        if pairs_per_request is not None:
+            rows = min(rows, pairs_per_request)
+        elif not drops_padding(self.steps):
+            rows = min(rows, _PADDED_PAIRS)
         if self._info is None or self._info.default_max_length is None:
             return Limits(rows)
         return Limits(rows, self._info.default_max_length)

@@ -111,8 +111,26 @@ def model_info(
         default_max_length=number("default_max_length"),
         max_batch_size=max_batch_size,
         max_queue_size=next((int(limit) for limit in limits if limit), None),
-        priority_levels=int(configs[-1].dynamic_batching.priority_levels) // 2 or None,
+        priority_levels=_priority_levels(configs[-1]) // 2 or None,
         manifest=said,
         logit_scale=logit_scale,
         activation=text("activation"),
     )
+
+
+def _priority_levels(config: Message) -> int:
+    """Triton's priority levels of a model, or those of its backend where the backend has the queue."""
+    levels = int(config.dynamic_batching.priority_levels)
+    if not levels and "priority_levels" in config.parameters:
+        value = str(config.parameters["priority_levels"].string_value)
+        levels = int(value) if value.isdecimal() else 0
+    return levels
+
+
+def drops_padding(configs: Sequence[Message]) -> bool:
+    """Whether an ensemble's last model computes no padding, so that rows of any lengths may share a request.
+
+    Args:
+        configs: See `model_info`; none for a model that is not an ensemble.
+    """
+    return bool(configs) and any(tensor.allow_ragged_batch for tensor in configs[-1].input)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import threading
+from collections import defaultdict
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from triton_rerank.errors import RerankError, ServerUnavailableError
 
@@ -26,15 +27,27 @@ LONGEST_ATTEMPT_S = 300.0
 
 
 @dataclass(slots=True)
+class _Queue:
+    """The requests of this client that a server has at one priority; each has limits of its own there."""
+
+    in_flight: int = 0
+    room: float = math.inf
+    """Requests that this client may have in flight there when it opens another call."""
+
+    @property
+    def is_open(self) -> bool:
+        return self.in_flight < self.room or self.in_flight == 0
+
+
+@dataclass(slots=True)
 class _Health:
     failures: int = 0
     rests_until: float = 0.0
     answered_at: float = -math.inf
     error: RerankError | None = None
     """The failure after which the server rests."""
-    in_flight: int = 0
-    room: float = math.inf
-    """Requests that this client may have in flight there when it opens another call."""
+    queues: defaultdict[int | None, _Queue] = field(default_factory=lambda: defaultdict(_Queue))
+    """By priority; None is the server's default."""
 
 
 class Servers:
@@ -53,13 +66,16 @@ class Servers:
         self.failed_at: float = -math.inf
         """When a server was last found unreachable."""
 
-    def pick(self, now: float, tried: Collection[int] = (), *, opening: bool = False) -> int | None:
+    def pick(
+        self, now: float, tried: Collection[int] = (), *, opening: bool = False, priority: int | None = None
+    ) -> int | None:
         """The server of the next request: healthy before resting, untried before tried, then round-robin.
 
         Args:
             now: Time on the monotonic clock.
             tried: Servers that the request was sent to before.
             opening: Whether the request opens a call: it goes only where a queue has room for it.
+            priority: The call's priority, if it has one.
 
         Returns:
             The server's index; None if every server has as many requests of this client as its queue takes.
@@ -68,9 +84,7 @@ class Servers:
         with self._lock:
             turn = self._next
             open_to = [
-                index
-                for index, health in enumerate(self._health)
-                if not opening or health.in_flight < health.room or health.in_flight == 0
+                index for index, health in enumerate(self._health) if not opening or health.queues[priority].is_open
             ]
             if not open_to:
                 return None
@@ -81,7 +95,7 @@ class Servers:
             health = self._health[chosen]
             if health.failures and now >= health.rests_until:
                 _rest(health, now)  # until the answer is here, the others keep away
-            health.in_flight += 1
+            health.queues[priority].in_flight += 1
             self._next = (chosen + 1) % count
             return chosen
 
@@ -107,13 +121,14 @@ class Servers:
         """Whether a server that is not resting has not been tried."""
         return any(index not in tried and now >= health.rests_until for index, health in enumerate(self._health))
 
-    def answered(self, index: int, now: float, took_s: float | None = None) -> None:
+    def answered(self, index: int, now: float, took_s: float | None = None, *, priority: int | None = None) -> None:
         """Record an answer.
 
         Args:
             index: The server.
             now: Time on the monotonic clock.
             took_s: Seconds from request to scores; None for an answer that did not need the model.
+            priority: As given to `pick`.
         """
         with self._lock:
             health = self._health[index]
@@ -121,23 +136,24 @@ class Servers:
             health.failures, health.rests_until, health.error = 0, 0.0, None
             if took_s is not None:
                 self._slowest_s = max(took_s, _DECAY * (self._slowest_s or 0.0))
-                health.room += 1 / health.room
+                queue = health.queues[priority]
+                queue.room += 1 / queue.room
 
-    def released(self, index: int) -> None:
+    def released(self, index: int, *, priority: int | None = None) -> None:
         """Record that a request to a server is no longer in flight."""
         with self._lock:
-            self._health[index].in_flight -= 1
+            self._health[index].queues[priority].in_flight -= 1
 
-    def is_full(self, index: int) -> bool:
+    def is_full(self, index: int, *, priority: int | None = None) -> bool:
         """Record that a queue was full; whether other requests of this client are part of the reason.
 
         Then this client keeps no more requests there than it has now, as TCP does.
         """
         with self._lock:
-            health = self._health[index]
-            if health.in_flight:
-                health.room = float(health.in_flight)
-            return health.in_flight > 0
+            queue = self._health[index].queues[priority]
+            if queue.in_flight:
+                queue.room = float(queue.in_flight)
+            return queue.in_flight > 0
 
     def unreachable(self, index: int, now: float, error: RerankError | None = None) -> None:
         """Record that a server does not answer: it rests."""

@@ -22,13 +22,24 @@ class Course(Exchange):
 DOWN, FULL = ServerUnavailableError("down"), ServerOverloadedError("full")
 
 
-def exchange(count=1, *, servers=1, timeout=None, max_retries=2, budget=None, begun=True, backoff=lambda retries: 1.0):
+def exchange(
+    count=1,
+    *,
+    servers=1,
+    timeout=None,
+    max_retries=2,
+    budget=None,
+    begun=True,
+    backoff=lambda retries: 1.0,
+    priority=None,
+):
     return Course(
         count,
         servers=servers if isinstance(servers, Servers) else Servers([f"s{n}" for n in range(servers)]),
         deadline=Deadline.after(timeout, 0.0),
         budget=budget or RetryBudget(),
         max_retries=max_retries,
+        priority=priority,
         begun=begun,
         backoff=backoff,
         gone_backoff=backoff,
@@ -373,6 +384,17 @@ def test_a_failover_needs_no_budget():
     course = exchange(servers=2, budget=budget)
     course.failed(course.due(0.0)[0], DOWN, 0.0)
     assert len(course.due(0.0)) == 1
+
+
+def test_a_queue_that_is_full_at_one_priority_keeps_no_other_call_waiting():
+    servers = Servers(["a"])
+    bulk = [exchange(servers=servers, priority=3, begun=False) for _ in range(4)]
+    for each in bulk:
+        (attempt,) = each.due(0.0)
+    bulk[-1].failed(attempt, FULL, 0.0)  # three are in the queue, and that is its room
+    assert exchange(servers=servers, priority=3, begun=False).due(0.0) == []
+    assert len(exchange(servers=servers, priority=1, begun=False).due(0.0)) == 1
+    assert len(exchange(servers=servers, begun=False).due(0.0)) == 1
 
 
 def test_a_long_call_does_not_fill_the_servers_queue_alone():

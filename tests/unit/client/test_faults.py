@@ -61,7 +61,36 @@ def test_a_call_is_cut_joined_and_ordered(client, server):
 def test_limits_are_asked_once(client, server):
     for _ in range(3):
         client.rerank("q", ["1"])
-    assert server.config_calls == 1
+    assert server.config_calls == 3  # the ensemble's, and those of its two models
+
+
+@pytest.mark.parametrize(
+    ("num_documents", "drops_padding", "sizes"),
+    [(100, True, [100]), (128, True, [128]), (1000, True, [125] * 8), (100, False, [25] * 4), (32, False, [32])],
+)
+def test_a_call_is_one_request_where_the_server_drops_padding(client_class, num_documents, drops_padding, sizes):
+    with FakeTriton(max_batch_size=128) as server:
+        server.drops_padding = drops_padding
+        documents = [str(number) for number in range(num_documents)]
+        with client_class(server.url) as client:
+            assert indices(client.rerank("q", documents)) == list(reversed(range(num_documents)))
+        assert sorted(request.inputs[0].shape[0] for request in server.requests) == sizes
+        with client_class(server.url, pairs_per_request=10) as client:
+            server.requests.clear()
+            client.rerank("q", documents)
+            assert len(server.requests) == -(-num_documents // 10)
+
+
+def test_a_reconnect_asks_again_whether_the_server_drops_padding(client_class):
+    with FakeTriton(max_batch_size=128) as server:
+        server.drops_padding = True
+        with client_class(server.url) as client:
+            client.rerank("q", DOCUMENTS)
+            server.stop()
+            assert not client.is_ready()
+            with FakeTriton(max_batch_size=128, port=server.port) as back:
+                assert indices(client.rerank("q", DOCUMENTS)) == IN_ORDER
+                assert len(back.requests) == 4
 
 
 def test_requests_are_no_larger_than_the_server_takes(client_class):
@@ -241,6 +270,8 @@ def test_priority_is_sent_and_held_to_the_servers(client, server):
     levels = [request.parameters["priority"].int64_param for request in scored]
     # Two levels each, the first for calls that have begun. 0: not sent.
     assert levels == [6, 2, 0, *[0, 3, 3, 3], *[2, 1, 1, 1]]
+    # The same for models that order requests themselves, which do not see Triton's parameter.
+    assert levels == [request.parameters["priority_level"].int64_param for request in scored]
     with pytest.raises(tr.InvalidRequestError, match=r"priority is 4; pass 1 \(first\) to 3, or None"):
         client.rerank("q", ["1"], priority=4)
 
