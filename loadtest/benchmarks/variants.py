@@ -30,11 +30,11 @@ def variant(
     return target
 
 
-def with_queue_limit(limit: int, source: Path, target: Path) -> Path:
-    """Copy with another max_queue_size of cross_encoder on a CPU."""
+def with_max_wait(seconds: float, source: Path, target: Path) -> Path:
+    """Copy with another max_wait_s of cross_encoder on a CPU."""
 
     def change(config: model_config_pb2.ModelConfig) -> None:
-        config.dynamic_batching.default_queue_policy.max_queue_size = limit
+        config.parameters["max_wait_s"].string_value = str(seconds)
 
     return variant(source, target, {CROSS_ENCODER: change})
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from benchmarks.bench import repository_of
 from benchmarks.shapes import SHAPES
-from benchmarks.variants import with_queue_limit
+from benchmarks.variants import with_max_wait
 from comparison.peer_worker import MAX_LENGTH
 from comparison.peers import OURS, PEERS, Contenders, PeerError
 from comparison.results import Agreement, Cell, Comparison, Run
@@ -28,7 +28,7 @@ from triton_rerank_build.checkpoints.demo import demo_checkpoint
 from triton_rerank_build.support.files import cache_folder
 
 CELLS = "10x1 100x1 1000x1 10x8 10x32"
-WAITING_CALLS = 64  # peers have no queue limit; the limit of the CPU config would refuse some of 32 callers
+MAX_WAIT_S = 600  # peers have no queue limit; that of the CPU config would refuse some of 32 callers
 UNFINISHED = 75  # exit status if runs are left (EX_TEMPFAIL of sysexits.h)
 SPARE_TOKENS = 16  # margin below MAX_LENGTH, since the contenders truncate differently
 
@@ -100,7 +100,7 @@ def measure(comparison: Comparison, options: argparse.Namespace, folder: Path, s
         tempfile.TemporaryDirectory() as served,
         Contenders(
             checkpoint,
-            with_queue_limit(WAITING_CALLS, repository, Path(served)),
+            with_max_wait(MAX_WAIT_S, repository, Path(served)),
             folder,
             fit(next(generated(20, "warm-up"))),
         ) as contenders,

@@ -151,7 +151,8 @@ def test_model_info(client):
     assert info.max_length == 512
     assert info.default_max_length == 512
     assert info.max_batch_size == 64
-    assert info.max_queue_size == 16  # calls that wait to begin
+    assert info.max_queue_size is None  # rerank_openvino counts seconds of work
+    assert info.priority_levels == 3
     assert info.manifest["parity"]["tolerance"] > 0
 
 

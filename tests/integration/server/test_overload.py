@@ -13,7 +13,7 @@ from tritonclient.grpc import model_config_pb2
 
 from conftest import lay_out
 from support.deployment import ROOT, server_options
-from support.monitors import Prometheus, counter, wait_until
+from support.monitors import Prometheus, counter, scrape, wait_until
 from triton_rerank import InvalidRequestError, RerankClient, RerankError, ServerOverloadedError
 from triton_rerank_build import EmbeddedServer
 
@@ -42,14 +42,19 @@ def answers(server):
     return False
 
 
-TOKENIZER, CROSS_ENCODER = "tokenizer/config.pbtxt", "cross_encoder/configs/cpu.pbtxt"
+TOKENIZER, GPU, CPU = "tokenizer/config.pbtxt", "cross_encoder/config.pbtxt", "cross_encoder/configs/cpu.pbtxt"
+MAX_WAIT = ('"max_wait_s"  value: { string_value: "3" }', '"max_wait_s"  value: { string_value: "0.01" }')
+QUEUE_TIMEOUT = (
+    '"queue_timeout_s"  value: { string_value: "30" }',
+    '"queue_timeout_s"  value: { string_value: "0.001" }',
+)
 
 
-def with_policy(target, artefacts, **policies):
-    """Lay out the committed repository with changed queue policies: model -> {field: value}."""
-    repository = lay_out(target, artefacts)
+def with_policy(target, artefacts, *edits, **policies):
+    """Lay out the committed repository with `edits`, and changed queue policies: model -> {field: value}."""
+    repository = lay_out(target, artefacts, *edits)
     for name, fields in policies.items():
-        path = repository / {"tokenizer": TOKENIZER, "cross_encoder": CROSS_ENCODER}[name]
+        path = repository / {"tokenizer": TOKENIZER, "cross_encoder": GPU}[name]
         config = text_format.Parse(path.read_text(), model_config_pb2.ModelConfig())
         for field, value in fields.items():
             setattr(config.dynamic_batching.default_queue_policy, field, value)
@@ -61,21 +66,29 @@ LIMIT = {"max_queue_size": 2}
 
 
 @pytest.mark.parametrize(
-    "policies",
+    ("runtime", "edits", "policies"),
     [
-        pytest.param({"tokenizer": LIMIT}, id="first step"),
-        pytest.param({"cross_encoder": LIMIT}, id="second step"),
-        pytest.param({"tokenizer": LIMIT, "cross_encoder": LIMIT}, id="both steps"),
-        pytest.param({"cross_encoder": {"default_timeout_microseconds": 1000}}, id="timeout at the second step"),
+        pytest.param("openvino", [], {"tokenizer": LIMIT}, id="first step"),
+        pytest.param("onnxruntime", [], {"cross_encoder": LIMIT}, id="second step"),
+        pytest.param("onnxruntime", [], {"tokenizer": LIMIT, "cross_encoder": LIMIT}, id="both steps"),
+        pytest.param(
+            "onnxruntime",
+            [],
+            {"cross_encoder": {"default_timeout_microseconds": 1000}},
+            id="timeout at the second step",
+        ),
+        pytest.param("openvino", [(CPU, *MAX_WAIT)], {}, id="pool"),
+        pytest.param("openvino", [(CPU, *QUEUE_TIMEOUT)], {}, id="timeout in the pool"),
     ],
 )
-def test_overload_ends_in_one_error_and_nothing_hangs(policies, demo_artefacts, tmp_path):
+def test_overload_ends_in_one_error_and_nothing_hangs(runtime, edits, policies, demo_artefacts, tmp_path):
     # Release notes of newer Tritons report requests that hang at a queue limit inside an ensemble. 2.51 does not hang.
-    with EmbeddedServer(with_policy(tmp_path / "repository", demo_artefacts, **policies)) as server:
+    repository = with_policy(tmp_path / "repository", demo_artefacts, *edits, **policies)
+    with EmbeddedServer(repository, runtime=runtime) as server:
         found = outcomes(server, callers=24)
         assert set(found) == {len(DOCUMENTS), ServerOverloadedError}
         assert sum(found.values()) == 48
-        if LIMIT in policies.values():
+        if LIMIT in policies.values() or (CPU, *MAX_WAIT) in edits:
             assert answers(server)
         else:  # a queue timeout of 1 ms refuses lone calls too while the machine is busy
             wait_until(lambda: answers(server))
@@ -84,16 +97,27 @@ def test_overload_ends_in_one_error_and_nothing_hangs(policies, demo_artefacts, 
 
 
 def test_what_ships_takes_a_burst(server):
-    assert outcomes(server, callers=16, calls_each=1) == {len(DOCUMENTS): 16}
+    # The callers of one client take turns where its own requests fill the queue.
+    with RerankClient(server.grpc_url, timeout=120) as client, ThreadPoolExecutor(16) as pool:
+        answered = list(pool.map(lambda number: len(client.rerank(f"flu {number}", DOCUMENTS)), range(16)))
+    assert answered == [len(DOCUMENTS)] * 16
     assert answers(server)
 
 
 @pytest.fixture(scope="module")
 def narrow(demo_artefacts, tmp_path_factory):
-    """A server with the options of docker-compose.yml and a queue that is short, but twice as long as what is computed."""
-    limit = {"max_queue_size": 4}
-    repository = with_policy(tmp_path_factory.mktemp("narrow") / "repository", demo_artefacts, cross_encoder=limit)
+    """A server with the options of docker-compose.yml, which takes one waiting call beside the one that it computes."""
+    repository = with_policy(tmp_path_factory.mktemp("narrow") / "repository", demo_artefacts, (CPU, *MAX_WAIT))
     with EmbeddedServer(repository, arguments=server_options()) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def narrow_queue(demo_artefacts, tmp_path_factory):
+    """As `narrow`, where the waiting calls are in Triton's queue, as on a GPU."""
+    folder = tmp_path_factory.mktemp("narrow_queue") / "repository"
+    repository = with_policy(folder, demo_artefacts, cross_encoder={"max_queue_size": 4})
+    with EmbeddedServer(repository, runtime="onnxruntime") as server:
         yield server
 
 
@@ -138,25 +162,33 @@ def test_a_full_queue_raises_the_alert_of_overload_alone(narrow, tmp_path):
     assert answers(narrow)
 
 
-def test_refusals_are_counted_by_the_ensemble_alone(narrow):
-    # This is why the rules derive refusals. If a newer Triton differs, the rules can be simpler.
-    def failures(model):
-        reasons = ("REJECTED", "CANCELED", "BACKEND", "OTHER")
-        return [counter(narrow, FAILURE, model=model, reason=reason) for reason in reasons]
+def failures(server, model):
+    reasons = ("REJECTED", "CANCELED", "BACKEND", "OTHER")
+    return [counter(server, FAILURE, model=model, reason=reason) for reason in reasons]
 
-    before = failures("reranker")[3]
-    refused = outcomes(narrow, callers=12)[ServerOverloadedError]
+
+def refused_by_pool(server):
+    return sum(value for name, _, value in scrape(server) if name == "rerank_refused_total")
+
+
+@pytest.mark.parametrize("name", ["narrow", "narrow_queue"])
+def test_refusals_are_counted_by_the_ensemble_alone(name, request):
+    # This is why the rules derive refusals. If a newer Triton differs, the rules can be simpler.
+    server = request.getfixturevalue(name)
+    before, counted = failures(server, "reranker")[3], refused_by_pool(server)
+    refused = outcomes(server, callers=12)[ServerOverloadedError]
     assert refused > 0
-    assert failures("reranker") == [0, 0, 0, before + 2 * refused]
-    with RerankClient(narrow.grpc_url) as client, pytest.raises(InvalidRequestError):
+    assert failures(server, "reranker") == [0, 0, 0, before + 2 * refused]
+    assert refused_by_pool(server) - counted == (refused if name == "narrow" else 0)
+    with RerankClient(server.grpc_url) as client, pytest.raises(InvalidRequestError):
         client.rerank("flu", ["one document"], max_length=1)
-    assert failures("reranker")[3] == before + 2 * refused + 2
-    assert failures("tokenizer") == failures("cross_encoder") == [0, 0, 0, 0]
+    assert failures(server, "reranker")[3] == before + 2 * refused + 2
+    assert failures(server, "tokenizer") == failures(server, "cross_encoder") == [0, 0, 0, 0]
 
 
 def test_interactive_calls_overtake_what_says_nothing_and_that_overtakes_bulk(server):
     finished = []
-    with RerankClient(server.grpc_url, pairs_per_request=64) as client, ThreadPoolExecutor(18) as pool:
+    with RerankClient(server.grpc_url) as client, ThreadPoolExecutor(18) as pool:
 
         def call(priority):
             client.rerank("flu", DOCUMENTS * 2, priority=priority)  # as many as the cross_encoder runs together

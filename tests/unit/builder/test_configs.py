@@ -57,11 +57,11 @@ def test_runtimes_differ_only_where_they_may(name):
         "instance_group",
         "parameters",
         "optimization",
+        "dynamic_batching",
         "model_warmup",
     }
     configs = [read(f"cross_encoder/{path}") for path in (CROSS_ENCODERS[0], name)]
     for config in configs:
-        config.dynamic_batching.default_queue_policy.ClearField("max_queue_size")
         for field in may_differ:
             config.ClearField(field)
         for tensor in config.input:
@@ -82,8 +82,12 @@ def test_instances_are_said_and_batching_is_on(tokenizer, cross_encoder):
         assert config.HasField("dynamic_batching")
 
 
-def test_the_queue_that_grows_has_priorities_a_limit_and_drops_what_nobody_waits_for(cross_encoder):
-    batching = cross_encoder.dynamic_batching
+def test_the_queue_that_grows_has_priorities_a_limit_and_drops_what_nobody_waits_for():
+    gpu, tensorrt = (
+        read(f"cross_encoder/{path}").dynamic_batching for path in ("config.pbtxt", "configs/tensorrt.pbtxt")
+    )
+    assert gpu == tensorrt
+    batching = gpu
     assert (batching.priority_levels, batching.default_priority_level) == (6, 2 * DEFAULT_PRIORITY)
     begun = batching.priority_queue_policy
     assert set(begun) == {1, 3, 5}  # the default policy holds for calls that wait to begin
@@ -93,6 +97,14 @@ def test_the_queue_that_grows_has_priorities_a_limit_and_drops_what_nobody_waits
         assert policy.default_timeout_microseconds > 0  # a request's own timeout can only shorten this one
     # What a call sends at once, of as many calls as may begin together.
     assert all(policy.max_queue_size >= 16 * 16 for policy in begun.values())
+
+
+def test_on_a_cpu_the_backend_has_them_so_that_tritons_batcher_never_sleeps():
+    config = read("cross_encoder/configs/cpu.pbtxt")
+    assert not config.dynamic_batching.ListFields()
+    values = {name: value.string_value for name, value in config.parameters.items()}
+    assert values["priority_levels"] == "6"
+    assert 0 < float(values["max_wait_s"]) < float(values["queue_timeout_s"]) <= 60
 
 
 def test_the_tokenizer_has_none_of_them_so_that_its_batcher_prepares_ahead(tokenizer):

@@ -1,8 +1,9 @@
 """Triton backend `rerank_openvino`: runs the cross-encoder's ONNX file on a CPU, in OpenVINO.
 
-Triton hands over lists of requests. Their rows lose their padding and wait in a pool (row_pool.py), which cuts them
-into micro-batches of rows of similar length (micro_batch_cuts.py), at most `micro_batch_tokens` tokens each. So no row
-pays for the length of another request's row. A request is answered when its last row is scored.
+Triton hands over requests as they arrive. Their rows lose their padding and wait in a pool (row_pool.py), which cuts
+them into micro-batches of rows of similar length (micro_batch_cuts.py), at most `micro_batch_tokens` tokens each. So no
+row pays for the length of another request's row. A request is answered when its last row is scored. The pool has the
+limits, priorities and deadlines that elsewhere Triton's queue has; Triton's queue stays empty.
 
 Runs inside Triton's Python stub, which adds this folder to sys.path; needs only `numpy` and `openvino`, on a laptop and
 in NVIDIA's container. Every setting is one of the `parameters` of the model's config (see
@@ -12,6 +13,7 @@ model_repository/cross_encoder/configs/cpu.pbtxt).
 import json
 import os
 import threading
+import time
 import traceback
 from pathlib import Path
 
@@ -20,7 +22,7 @@ import openvino
 import triton_python_backend_utils as pb_utils
 from cpu_quota import usable_cpus
 from micro_batch_cuts import LENGTH_STEP, padded_length
-from row_pool import PendingRequest, RowPool, failure, send
+from row_pool import DEFAULT_LEVEL, PendingRequest, RowPool, failure, send
 
 
 class BadRequestError(ValueError):
@@ -45,10 +47,14 @@ class TritonPythonModel:
         model = core.read_model(path)
         self.vocab_size, self.max_length, self.token_types = limits(model, folder)
         self.infer_request = core.compile_model(model, "CPU", properties).create_infer_request()
+        self.priority_levels = settings.priority_levels
+        self.pool = RowPool(settings.micro_batch_tokens, self.max_length, settings.max_wait_s, settings.queue_timeout_s)
         for length in (LENGTH_STEP, min(self.max_length, 128), min(self.max_length, 512)):
             row = np.tile(np.array([[0, 1]], np.int32), (length, 1))
-            self.logits([row] * max(1, settings.micro_batch_tokens // length))
-        self.pool = RowPool(settings.micro_batch_tokens, self.max_length)
+            rows = [row] * max(1, settings.micro_batch_tokens // length)
+            self.logits(rows)
+            self.timed_logits(rows)  # the first speed by which the pool tells how long requests wait
+        self.metrics = Metrics(self.name)
         threading.excepthook = end_process
         self.worker = threading.Thread(target=self.work, name="micro-batches", daemon=True)
         self.worker.start()
@@ -59,19 +65,24 @@ class TritonPythonModel:
         )
 
     def execute(self, requests):
-        """Put the rows of all requests into the pool; a request that is invalid or fails does not affect the others.
+        """Put each request into the pool, or refuse it; a request that is invalid or fails does not affect the others.
 
-        Returns before the responses are sent, as soon as the pool has room: while an instance executes, Triton 2.51
-        prepares no batch ahead where there is a queue policy, and its batcher often sleeps on for up to 500 ms.
+        Never waits, so that every request meets the limits and priorities of the pool at once.
         """
-        pending = []
         for request in requests:
             sender = request.get_response_sender()
             try:
-                pending.append(PendingRequest(self.rows(request), sender, request.timeout()))
+                pending = PendingRequest(self.rows(request), sender, request.timeout(), self.level(request))
             except Exception as error:  # noqa: BLE001 - shapes beyond 2^31 raise many types; the other requests go on
                 send(sender, failure(told(error), pb_utils.TritonError.INVALID_ARG))
-        self.pool.add(pending)
+                continue
+            waiting_s = self.pool.add(pending)
+            if waiting_s is not None:
+                self.metrics.refused.increment(1)
+                # Triton's own words for a full queue: clients recognise them.
+                message = f"Exceeds maximum queue size: {waiting_s:.1f} s of work are waiting, see max_wait_s"
+                pending.fail(message, pb_utils.TritonError.UNAVAILABLE)
+        self.metrics.waiting_s.set(self.pool.waiting_s)
 
     def finalize(self):
         """Answer the requests that were taken, then stop."""
@@ -82,6 +93,14 @@ class TritonPythonModel:
         """Score micro-batch after micro-batch, until the pool is closed and empty."""
         while micro_batch := self.pool.take():
             self.score(micro_batch)
+            self.metrics.waiting_s.set(self.pool.waiting_s)
+
+    def level(self, request):
+        """The request's place in the order of requests."""
+        level = json.loads(request.parameters() or "{}").get("priority_level", DEFAULT_LEVEL)
+        if isinstance(level, bool) or not isinstance(level, int) or not 1 <= level <= self.priority_levels:
+            raise BadRequestError(f"priority_level must be 1 to {self.priority_levels}, got {level!r}")
+        return level
 
     def rows(self, request):
         """The rows of a request without padding, checked: OpenVINO reads beyond its tables without an error.
@@ -110,16 +129,16 @@ class TritonPythonModel:
     def score(self, micro_batch):
         """Run a micro-batch from the pool, and answer the requests that it completes.
 
-        Requests whose caller no longer waits are left out: Triton never marks a step of an ensemble as cancelled, but
-        the step carries the rest of its caller's timeout.
+        Requests that were cancelled are left out. Triton never marks a step of an ensemble as cancelled, but the step
+        carries its caller's timeout, which the pool checks.
         """
         for request in {id(request): request for _, request, _ in micro_batch}.values():
-            request.drop_if_unwanted()
+            request.drop_if_cancelled()
         live = [item for item in micro_batch if not item[1].answered]
         if not live:
             return
         try:
-            scored = self.logits([row for row, _, _ in live])
+            scored = self.timed_logits([row for row, _, _ in live])
         except (RuntimeError, MemoryError) as error:  # from OpenVINO: these requests fail, the worker goes on
             message = f"{self.name}: {(str(error).strip() or repr(error)).splitlines()[-1]}"
             for _, request, _ in live:
@@ -138,6 +157,28 @@ class TritonPythonModel:
         # A copy: the next micro-batch writes its logits to the same memory.
         return self.infer_request.infer(feeds, share_inputs=True)["logits"].copy()
 
+    def timed_logits(self, rows):
+        """As `logits`, and tell the pool the speed."""
+        started = time.monotonic()
+        logits = self.logits(rows)
+        self.pool.ran(sum(map(len, rows)), time.monotonic() - started)
+        return logits
+
+
+class Metrics:
+    """What Triton's own metrics cannot show: its queue of this model is always empty."""
+
+    def __init__(self, model):
+        labels = {"model": model}
+        self._families = [
+            pb_utils.MetricFamily(name, description, kind)
+            for name, description, kind in (
+                ("rerank_waiting_seconds", "Seconds of work that wait to be scored", pb_utils.MetricFamily.GAUGE),
+                ("rerank_refused_total", "Requests refused because of max_wait_s", pb_utils.MetricFamily.COUNTER),
+            )
+        ]
+        self.waiting_s, self.refused = (family.Metric(labels=labels) for family in self._families)
+
 
 class Settings:
     """The `parameters` of the config, as OpenVINO needs them."""
@@ -145,6 +186,9 @@ class Settings:
     def __init__(self, config):
         values = {name: value["string_value"] for name, value in config.get("parameters", {}).items()}
         self.micro_batch_tokens = int(values["micro_batch_tokens"])
+        self.priority_levels = int(values.get("priority_levels", 6))
+        self.max_wait_s = float(values.get("max_wait_s", 5))
+        self.queue_timeout_s = float(values.get("queue_timeout_s", 30))
         self.precision = values["precision"]
         self.threads = int(values["threads"])
         self.cache = values.get("compiled_model_cache") or os.environ.get("RERANK_OPENVINO_CACHE", "")
