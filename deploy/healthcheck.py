@@ -1,8 +1,8 @@
 """Is this reranker working? Exit status 0 when it is: scores a pair over Triton's HTTP port.
 
 Triton's own /v2/health/ready says that models are loaded, before release 26.04 even while the Python process of a
-model is dead. This check fails then, and where a process lives and answers nothing. Healthy means that an answer arrived
-while the check ran:
+model is dead. This check fails then, and where a process lives and answers nothing. Healthy means that an answer
+arrived while the check ran:
 
 - the pair of this check was scored, with a text that no cache holds, so that it reaches every model; or
 - it waits or was refused because the queue is full, and the server answered another request meanwhile. A busy server

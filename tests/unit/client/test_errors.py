@@ -52,8 +52,8 @@ def test_a_full_queue_is_told_with_its_remedies_and_without_an_unknown_request_i
     details = "[request id: <id_unknown>] Exceeds maximum queue size"
     error = error_from_status("UNAVAILABLE", details, "host:8001")
     assert str(error) == (
-        "host:8001: Exceeds maximum queue size; send fewer calls at once, add servers, or raise max_queue_size in "
-        "config.pbtxt"
+        "host:8001: Exceeds maximum queue size; send fewer calls at once, add servers, or raise max_queue_size "
+        "(on a CPU max_wait_s)"
     )
 
 
