@@ -2,6 +2,7 @@
 # PYTHON=...         the interpreter; by default the first of 3.10 to 3.12 that runs
 # TORCH_VERSION=...  the version of PyTorch
 # JOBS=...           processes that run the tests at the same time; by default 2, each with servers of its own
+# GATEWAY=1          `make serve` serves HTTP on 8080, too
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
@@ -14,21 +15,25 @@ JOBS ?= 2
 # A file's tests run in one process. The order of the files puts the short unit tests last, which evens out the end.
 PYTEST := $(BIN)/python -m pytest --numprocesses=$(JOBS) --dist=loadfile --no-loadscope-reorder
 
-.PHONY: help demo serve test check lint wheels bench compare loadtest upgrade clean clean-models clean-cache
+.PHONY: help demo serve test test-clients check lint wheels bench compare loadtest upgrade clean clean-models clean-cache
 
 help: ## List the targets
-	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.installed ## Build the demo reranker, serve it, rerank examples in several languages, stop
 	$(BIN)/triton-rerank-build demo
 
-serve: $(VENV)/.installed ## Keep a server up on 8000 (HTTP), 8001 (gRPC), 8002 (metrics); more: SERVE="--help"
+serve: $(VENV)/.installed ## Keep a server up on 8000 (HTTP), 8001 (gRPC), 8002 (metrics); GATEWAY=1; more: SERVE="--help"
 	@test -f model_repository/cross_encoder/1/manifest.json || $(BIN)/triton-rerank-build export demo
-	$(BIN)/triton-rerank-build serve $(SERVE)
+	@if [ -n "$(GATEWAY)" ]; then $(BIN)/triton-rerank gateway & trap "kill $$!" EXIT; fi; $(BIN)/triton-rerank-build serve $(SERVE)
 
 test: $(VENV)/.installed ## Install what the tests need, run all of them, and report the coverage
 	@tests/prometheus.sh $(VENV)/prometheus
 	PATH="$(abspath $(VENV)/prometheus/usr/bin):$$PATH" $(PYTEST) --cov --cov-report=term
+
+test-clients: $(VENV)/.installed ## Run clients of Cohere, LangChain, LlamaIndex, Haystack, LiteLLM ... against the gateway
+	PYTHON=$(BIN)/python tests/clients/environments.sh $(VENV)/clients
+	TRITON_RERANK_CLIENTS=$(abspath $(VENV)/clients) $(BIN)/python -m pytest --log-cli-level=INFO tests/clients
 
 check: $(VENV)/.installed ## Run the tests that need no server, in about a minute
 	$(PYTEST) tests/unit -m "not slow"

@@ -7,6 +7,7 @@ the rate. `--tags` selects scenarios: search (100 documents, the default), chat 
 
 import sys
 import time
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from locust.argument_parser import LocustArgumentParser
 from locust.env import Environment
 from locust.runners import MasterRunner, WorkerRunner
 
+from load.http import GatewayClient
 from load.recording import PERCENTILES, Call, Recording, broken_thresholds, percentile
 from load.triton_statistics import Statistics
 from load.workload import from_file, generated
@@ -37,6 +39,9 @@ def add_options(parser: LocustArgumentParser) -> None:
     """Add this load test's options to Locust's."""
     group = parser.add_argument_group("reranker")
     group.add_argument("--rate", type=float, default=0.0, help="calls per second, open loop (default: closed loop)")
+    group.add_argument(
+        "--gateway", default="", metavar="URL", help="send calls over HTTP to a gateway, such as http://localhost:8080"
+    )
     group.add_argument("--seed", type=int, default=0, help="seed of the generated texts (default: %(default)s)")
     group.add_argument(
         "--searches", default="", metavar="FILE.jsonl", help="searches to send instead of generated ones"
@@ -75,12 +80,20 @@ def prepare(environment: Environment, **_: object) -> None:
         # One channel for all users of this process, as in an application.
         host = environment.host or DEFAULT_HOST
         try:
-            RerankUser.client = RerankClient(host, timeout=options.call_timeout, max_retries=options.retries)
+            RerankUser.client = _client(host, options)
         except RerankError as error:
             sys.exit(f"--host {host}: {error}")
     if not isinstance(environment.runner, WorkerRunner):
-        recording.options = {name: getattr(options, name) for name in ("num_users", "rate", "seed", "searches")}
+        recording.options = {
+            name: getattr(options, name) for name in ("num_users", "rate", "seed", "searches", "gateway")
+        }
         recording.options["scenarios"] = " ".join(options.tags or SCENARIOS)
+
+
+def _client(host: str, options: Namespace) -> RerankClient | GatewayClient:
+    if options.gateway:
+        return GatewayClient(options.gateway, timeout=options.call_timeout, connections=options.num_users or 1)
+    return RerankClient(host, timeout=options.call_timeout, max_retries=options.retries)
 
 
 @events.test_start.add_listener
@@ -144,7 +157,7 @@ def judge(environment: Environment, **_: object) -> None:
 class RerankUser(User):
     """A caller of the reranker."""
 
-    client: RerankClient
+    client: RerankClient | GatewayClient
 
     def on_start(self) -> None:
         """Choose this user's seed and its first due time."""

@@ -171,6 +171,17 @@ def zeros(num_pairs: int) -> Any:  # noqa: ANN401  (a protobuf message; tritoncl
     return response
 
 
+def description() -> Any:  # noqa: ANN401
+    """The tokenizer's description of the model."""
+    from tritonclient.grpc import service_pb2
+
+    said = b"{}"
+    response = service_pb2.ModelInferResponse(model_name="tokenizer")
+    response.outputs.add(name="model_info", datatype="BYTES", shape=[1, 1])
+    response.raw_output_contents.append(len(said).to_bytes(4, "little") + said)
+    return response
+
+
 def serve() -> None:
     """Answer every request with zeros until stdin is closed."""
     import grpc
@@ -178,10 +189,13 @@ def serve() -> None:
 
     class Zeros(service_pb2_grpc.GRPCInferenceServiceServicer):
         def ModelConfig(self, request: Any, context: Any) -> Any:  # noqa: N802, ANN401  (the protocol's name)
-            return service_pb2.ModelConfigResponse(config=model_config_pb2.ModelConfig(max_batch_size=64))
+            config = model_config_pb2.ModelConfig(max_batch_size=64)
+            for name in ("tokenizer", "cross_encoder") if request.name == "reranker" else ():
+                config.ensemble_scheduling.step.add(model_name=name)
+            return service_pb2.ModelConfigResponse(config=config)
 
         def ModelInfer(self, request: Any, context: Any) -> Any:  # noqa: N802, ANN401
-            return zeros(request.inputs[0].shape[0])
+            return zeros(request.inputs[0].shape[0]) if request.model_name == "reranker" else description()
 
     server = grpc.server(ThreadPoolExecutor(8), options=[("grpc.max_receive_message_length", -1)])
     service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(Zeros(), server)

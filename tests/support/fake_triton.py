@@ -2,12 +2,14 @@
 
 Most client tests talk to the real server. The fake produces faults that a healthy Triton does not show on demand: a
 queue that is full twice and then has room, a NaN, a missing tensor, an answer that never comes. The logit of a document
-that reads as a number is that number; of any other, the negative of its length.
+that reads as a finite number is that number; of any other, the negative of its length.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
 import struct
 import threading
 from collections import deque
@@ -55,10 +57,10 @@ def read_cells(raw: bytes) -> list[bytes]:
 
 
 def logit_of(document: bytes) -> float:
-    try:
-        return float(document)
-    except ValueError:
-        return -float(len(document))
+    with contextlib.suppress(ValueError):
+        if math.isfinite(number := float(document)):
+            return number
+    return -float(len(document))
 
 
 def rerank_purely(documents, **given):

@@ -103,6 +103,7 @@ def _routes(calls: Calls, pages: Pages) -> list[Route]:
         "/v1/models/{name:path}": pages.model,
         "/models/{name:path}": pages.model,
         "/info": pages.info,
+        "/v1/cluster/auth": pages.cluster_auth,
         "/metrics": pages.metrics,
         "/openapi.json": pages.openapi,
         "/docs": pages.docs,

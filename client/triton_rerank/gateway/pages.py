@@ -84,6 +84,12 @@ class Pages:
             }
         )
 
+    async def cluster_auth(self, request: Request) -> Response:
+        """Whether calls need a key. Xinference's callers send theirs only if this says so, and take 404 for no."""
+        if not self._settings.api_keys:
+            raise GatewayError(404, "not found: no keys are needed", "not_found_error")
+        return json_response({"auth": True})
+
     async def metrics(self, request: Request) -> Response:
         """Metrics of this gateway for Prometheus."""
         return Response(self._metrics.text(), headers={"content-type": CONTENT_TYPE})

@@ -11,8 +11,10 @@ import httpx
 import pytest
 import trustme
 
+from support import ROOT
 from support.fake_triton import FakeTriton, hang
 from support.gateway import GatewayProcess, post, read_all, status_of, wait_for
+from support.pages import blocks
 from triton_rerank import RerankClient
 
 pytestmark = pytest.mark.integration
@@ -208,3 +210,16 @@ def test_a_reranker_that_goes_and_comes_back():
             with FakeTriton(port=port):
                 wait_for(lambda: httpx.get(f"{gateway.url}/health").status_code == 200)
                 assert httpx.post(f"{gateway.url}/rerank", json=body).status_code == 200
+
+
+def curl_commands():
+    pages = (ROOT / "README.md", ROOT / "docs" / "gateway.md")
+    shell = [(page.name, block.text) for page in pages for block in blocks(page) if block.language == "bash"]
+    return [pytest.param(text, id=name) for name, text in shell if text.startswith("curl")]
+
+
+@pytest.mark.parametrize("command", curl_commands())
+def test_the_curl_calls_of_the_pages(gateway, command):
+    command = command.replace("localhost:8080", f"127.0.0.1:{gateway.port}").replace("curl -s", "curl -sS --fail")
+    done = subprocess.run(["bash", "-euc", command], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout)["results"][0]["index"] == 1

@@ -9,6 +9,7 @@ import pytest
 
 from load.recording import Recording
 from support import ROOT
+from support.gateway import GatewayProcess
 from support.monitors import free_port
 
 SEARCH = {"query": "flu", "documents": ["Wash your hands often.", "Flutes are made of wood."]}
@@ -67,6 +68,19 @@ def test_workers_in_processes_of_their_own_report_every_call(server, tmp_path, s
     assert result.returncode == 0, result.stderr
     assert len(recording.calls) > 4
     assert not recording.errors()
+
+
+def test_calls_over_http(server, tmp_path, searches):
+    with GatewayProcess(server.grpc_url) as gateway:
+        options = ("--users=2", "--spawn-rate=2", f"--searches={searches}", f"--gateway={gateway.url}")
+        result, recording = locust(server, tmp_path, *options, seconds=2)
+        assert result.returncode == 0, result.stderr
+        assert recording.options["gateway"] == gateway.url
+        assert {(call.scenario, call.num_documents, call.error) for call in recording.calls} == {("search", 2, "")}
+        assert sum(" status=200 " in line for line in gateway.log) >= len(recording.calls)
+        assert recording.totals()
+    result, recording = locust(server, tmp_path, *options, seconds=2)
+    assert set(recording.errors()) == {"ServerUnavailableError"}
 
 
 def test_a_broken_threshold_is_the_exit_status(server, tmp_path, searches):

@@ -33,6 +33,11 @@ async def test_every_post_needs_a_key(make, path):
             assert answer.status_code == 200, answer.text
 
 
+async def test_xinferences_callers_learn_whether_to_send_their_key(make):
+    assert (await make().get("/v1/cluster/auth")).status_code == 404
+    assert (await make(api_keys=("k",)).get("/v1/cluster/auth")).json() == {"auth": True}
+
+
 async def test_pages_are_open(make):
     web = make(api_keys=("first",))
     for path in ("/v1/models", "/models", "/health", "/ping", "/info", "/metrics", "/docs", "/openapi.json"):
