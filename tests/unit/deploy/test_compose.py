@@ -7,6 +7,8 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from itertools import pairwise
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from tritonclient.grpc import model_config_pb2
 
 from support import ROOT
 from support.deployment import entrypoint_options
+from triton_rerank.cli.main import _parser as triton_rerank_parser
 from triton_rerank_build.cli.main import _parser
 from triton_rerank_build.contract import BACKENDS
 from triton_rerank_build.late_interaction.repository import complete_late
@@ -68,6 +71,12 @@ def lines_of(target):
     return lines_of(parent) + lines
 
 
+def copied_files():
+    """Files and folders of the checkout that the images copy."""
+    lines = re.findall(r"^COPY (?!--from)((?:\S+ )+)\S+$", DOCKERFILE, re.M)
+    return [source for sources in lines for source in sources.split()]
+
+
 def config_of(model, name):
     """The config that `--model-config-name=name` selects for a model."""
     folder = ROOT / "model_repository" / model
@@ -97,7 +106,7 @@ def test_it_follows_the_compose_specification():
 
 def test_profiles():
     profiles = {name: set(service["profiles"]) for name, service in SERVICES.items()}
-    assert set.union(*profiles.values()) == {"gpu", "tensorrt", "cpu", "monitoring", "loadtest"}
+    assert set.union(*profiles.values()) == {"gpu", "tensorrt", "cpu", "monitoring", "loadtest", "gateway"}
     for name, service in SERVICES.items():
         for needed in service.get("depends_on", ()):
             # Compose rejects a profile if a dependency of one of its services is not in it.
@@ -151,16 +160,14 @@ def test_dockerfile_targets_and_files_exist():
         if build := service.get("build"):
             assert (ROOT / build["dockerfile"]).is_file()
             assert build["target"] in stages(), name
-    for sources in re.findall(r"^COPY ((?:\S+ )+)\S+$", DOCKERFILE, re.M):
-        for source in sources.split():
-            assert (ROOT / source).exists(), source
+    for source in copied_files():
+        assert (ROOT / source).exists(), source
 
 
 def test_what_the_images_copy_is_not_ignored():
     kept = re.findall(r"^!(\S+)$", (ROOT / "deploy" / "Dockerfile.dockerignore").read_text(), re.M)
-    for sources in re.findall(r"^COPY ((?:\S+ )+)\S+$", DOCKERFILE, re.M):
-        for source in sources.split():
-            assert any(source == path or source.startswith(f"{path}/") for path in kept), source
+    for source in copied_files():
+        assert any(source == path or source.startswith(f"{path}/") for path in kept), source
 
 
 @pytest.fixture(scope="module")
@@ -239,7 +246,7 @@ def pip_installs(target):
     return re.findall(r"pip3? install(.*?)(?:&&|$)", text, re.M)
 
 
-@pytest.mark.parametrize("target", ["build", "loadtest", "server", "server-cpu"])
+@pytest.mark.parametrize("target", ["build", "loadtest", "gateway-environment", "server", "server-cpu"])
 def test_packages_of_the_images_are_those_of_constraints_txt(target):
     constraints = dict(re.findall(r"^([\w-]+)==(\S+)$", (ROOT / "constraints.txt").read_text(), re.M))
     installs = [arguments for arguments in pip_installs(target) if "uv==" not in arguments]
@@ -359,10 +366,62 @@ def test_our_command_line_takes_the_build_services(service):
 
 def test_prometheus_scrapes_the_name_and_port_of_the_servers():
     config = yaml.safe_load((ROOT / "deploy/prometheus/prometheus.yml").read_text())
-    lookup = config["scrape_configs"][0]["dns_sd_configs"][0]
+    lookup, gateway = (job["dns_sd_configs"][0] for job in config["scrape_configs"])
+    assert [job["job_name"] for job in config["scrape_configs"]] == ["reranker", "gateway"]
+    assert gateway["names"] == ["gateway"]
+    assert SERVICES["gateway"]["ports"][0].endswith(f":{gateway['port']}")
     for service in TRITONS:
         assert lookup["names"] == SERVICES[service]["networks"]["default"]["aliases"]
         assert any(str(port).endswith(f":{lookup['port']}") for port in SERVICES[service]["ports"])
+
+
+def test_the_gateway_asks_the_servers_and_takes_its_options():
+    service = SERVICES["gateway"]
+    assert (
+        service["environment"]["TRITON_RERANK_URL"] == f"{SERVICES['triton']['networks']['default']['aliases'][0]}:8001"
+    )
+    options = triton_rerank_parser().parse_args(["gateway", *command("gateway")])
+    assert options.drain == 2
+    grace = int(service["stop_grace_period"].removesuffix("s"))
+    assert grace > options.drain + options.timeout + options.body_timeout
+    assert service["ports"] == [f"${{RERANK_BIND:-127.0.0.1}}:${{RERANK_GATEWAY_PORT:-8080}}:{options.port}"]
+    assert "TRITON_RERANK_GATEWAY_HOST=0.0.0.0" in "\n".join(lines_of("gateway"))
+    assert service["read_only"] is True
+
+
+def test_the_gateways_image_holds_what_the_extra_needs_and_no_more():
+    assert stages()["gateway"][0].startswith("python:")
+    (install,) = [line for line in pip_installs("gateway-environment") if "client" in line]
+    assert '"./client[gateway]"' in install
+    assert json.loads(entrypoint("gateway")) == ["/opt/gateway/bin/triton-rerank", "gateway"]
+    assert "USER 1000" in lines_of("gateway")
+
+
+@pytest.mark.parametrize("running", [True, False])
+def test_the_gateways_health_check(running, tmp_path):
+    """Its program against a server that is ready, and against none."""
+    program, *arguments = SERVICES["gateway"]["healthcheck"]["test"][1:]
+    assert program == "/opt/gateway/bin/python"
+    with HTTPServer(("127.0.0.1", 0), Healthy) as server:
+        port = server.server_address[1]
+        if running:
+            threading.Thread(target=server.handle_request, daemon=True).start()
+        else:
+            server.server_close()
+        code = arguments[-1].replace(":8080", f":{port}")
+        done = subprocess.run([sys.executable, *arguments[:-1], code], capture_output=True, check=False)
+    assert (done.returncode == 0) is running
+
+
+class Healthy(BaseHTTPRequestHandler):
+    """Answers like a gateway that is ready."""
+
+    def do_GET(self):
+        self.send_response(200 if self.path == "/health" else 404)
+        self.end_headers()
+
+    def log_message(self, *_):
+        pass
 
 
 def test_the_load_test_asks_the_servers():

@@ -4,19 +4,25 @@ import re
 import shutil
 import subprocess
 
+import httpx
 import kubernetes_validate
 import pytest
 import yaml
 
 from support.deployment import ROOT, RULES
+from triton_rerank import AsyncRerankClient
+from triton_rerank.cli.main import _parser
+from triton_rerank.gateway import create_app
 
 FOLDER = ROOT / "deploy" / "kubernetes"
 KUSTOMIZATION = yaml.safe_load((FOLDER / "kustomization.yaml").read_text())
 RESOURCES = {name: yaml.safe_load((FOLDER / name).read_text()) for name in KUSTOMIZATION["resources"]}
-COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]["triton"]
+SERVICES = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+COMPOSE, GATEWAY_COMPOSE = SERVICES["triton"], SERVICES["gateway"]
 POD = RESOURCES["deployment.yaml"]["spec"]["template"]
 CONTAINER = POD["spec"]["containers"][0]
-CUSTOM = {"podmonitor.yaml"}  # of the Prometheus operator, whose schema is not part of Kubernetes
+# Of the Prometheus operator, whose schema is not part of Kubernetes.
+CUSTOM = {"podmonitor.yaml", "gateway-podmonitor.yaml"}
 
 
 @pytest.mark.parametrize("name", sorted(set(RESOURCES) - CUSTOM))
@@ -38,8 +44,8 @@ def test_kustomize_builds_it():
     documents = list(yaml.safe_load_all(built.stdout))
     assert len(documents) == len(RESOURCES)
     assert all(d["kind"] == "Namespace" or d["metadata"]["namespace"] == "reranker" for d in documents)
-    (image,) = re.findall(r"image: (\S+)", built.stdout)
-    assert image == release_of(COMPOSE["image"])
+    images = sorted([GATEWAY_COMPOSE["image"], release_of(COMPOSE["image"])])
+    assert sorted(re.findall(r"image: (\S+)", built.stdout)) == images
 
 
 def test_the_same_options_as_with_compose():
@@ -101,7 +107,7 @@ def release_of(text):
 
 
 def test_the_image_is_of_the_release_of_compose():
-    (image,) = KUSTOMIZATION["images"]
+    (image,) = [image for image in KUSTOMIZATION["images"] if image["name"] == CONTAINER["image"]]
     assert f"{image['name']}:{image['newTag']}" == release_of(COMPOSE["image"])
 
 
@@ -142,3 +148,62 @@ def test_the_autoscaler_reads_metrics_that_its_comment_defines():
     assert spec["scaleTargetRef"]["name"] == RESOURCES["deployment.yaml"]["metadata"]["name"]
     for metric in spec["metrics"]:
         assert f"as: {metric['pods']['metric']['name']} }}" in text
+
+
+GATEWAY = RESOURCES["gateway.yaml"]["spec"]["template"]
+GATEWAY_CONTAINER = GATEWAY["spec"]["containers"][0]
+
+
+def test_every_selector_finds_the_gateways_pods():
+    labels = GATEWAY["metadata"]["labels"]
+    spec = {name: resource["spec"] for name, resource in RESOURCES.items() if name.startswith("gateway")}
+    selectors = [
+        spec["gateway.yaml"]["selector"]["matchLabels"],
+        GATEWAY["spec"]["topologySpreadConstraints"][0]["labelSelector"]["matchLabels"],
+        spec["gateway-service.yaml"]["selector"],
+        spec["gateway-network.yaml"]["podSelector"]["matchLabels"],
+        spec["gateway-podmonitor.yaml"]["selector"]["matchLabels"],
+    ]
+    assert all(selector and selector.items() <= labels.items() for selector in selectors)
+    assert spec["gateway-autoscaler.yaml"]["scaleTargetRef"]["name"] == RESOURCES["gateway.yaml"]["metadata"]["name"]
+    assert f'job="{labels[spec["gateway-podmonitor.yaml"]["jobLabel"]]}"' in RULES.read_text()
+
+
+def test_the_gateway_reaches_the_reranker_and_nothing_else():
+    options = _parser().parse_args(["gateway", *GATEWAY_CONTAINER["args"]])
+    service = RESOURCES["service.yaml"]
+    grpc = next(port["port"] for port in service["spec"]["ports"] if port["name"] == "grpc")
+    assert options.url == [f"dns:///{service['metadata']['name']}:{grpc}"]
+    admitted = RESOURCES["network.yaml"]["spec"]["ingress"][0]["from"]
+    assert {"podSelector": {"matchLabels": {"reranker-client": "true"}}} in admitted
+    assert GATEWAY["metadata"]["labels"]["reranker-client"] == "true"
+    to_reranker, to_dns = RESOURCES["gateway-network.yaml"]["spec"]["egress"]
+    assert to_reranker["to"] == [{"podSelector": {"matchLabels": POD["metadata"]["labels"]}}]
+    assert [port["port"] for port in to_reranker["ports"]] == [grpc]
+    assert {port["port"] for port in to_dns["ports"]} == {53}
+
+
+def test_the_gateways_image_is_that_of_compose():
+    (image,) = [image for image in KUSTOMIZATION["images"] if image["name"] == GATEWAY_CONTAINER["image"]]
+    assert f"{image['name']}:{image['newTag']}" == GATEWAY_COMPOSE["image"]
+
+
+def test_the_gateway_ends_after_its_calls():
+    options = _parser().parse_args(["gateway", *GATEWAY_CONTAINER["args"]])
+    longest = options.drain + options.timeout + options.body_timeout
+    assert GATEWAY["spec"]["terminationGracePeriodSeconds"] > longest
+    assert options.port == GATEWAY_CONTAINER["ports"][0]["containerPort"]
+
+
+def test_the_gateway_runs_without_rights():
+    assert GATEWAY["spec"]["securityContext"]["runAsNonRoot"] is True
+    assert GATEWAY["spec"]["automountServiceAccountToken"] is False
+    assert GATEWAY_CONTAINER["securityContext"] == CONTAINER["securityContext"]
+
+
+async def test_the_gateways_probes_are_its_paths():
+    """A reranker that is down makes a gateway unready; it does not restart it."""
+    client = AsyncRerankClient("127.0.0.1:1")
+    async with client, httpx.AsyncClient(transport=httpx.ASGITransport(create_app(client)), base_url="http://g") as web:
+        for probe, status in (("readinessProbe", 503), ("livenessProbe", 200)):
+            assert (await web.get(GATEWAY_CONTAINER[probe]["httpGet"]["path"])).status_code == status

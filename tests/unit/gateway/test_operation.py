@@ -9,7 +9,9 @@ import grpc
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from support.deployment import queries, rules
 from support.fake_triton import hang, refuse
+from support.promql import selectors
 from triton_rerank import InvalidRequestError
 from triton_rerank.gateway import Settings
 from triton_rerank.transport import tracing
@@ -150,6 +152,17 @@ async def test_metrics(web, triton):
     assert samples["rerank_gateway_request_seconds_count", "rerank"] == 4
     assert samples["rerank_gateway_in_flight",] == 0
     assert "secret" not in text
+
+
+async def test_every_series_that_rules_and_panels_read_is_there(web):
+    await web.post("/rerank", json=GOOD)
+    text = (await web.get("/metrics")).text
+    there = {sample.name for family in text_string_to_metric_families(text) for sample in family.samples}
+    expressions = [rule["expr"] for rule in rules()] + [expression for _, expression in queries()]
+    read = {name for expression in expressions for name, _ in selectors(expression)}
+    own = {name for name in read if name.startswith("rerank_gateway_")}
+    assert len(own) >= 4
+    assert own <= there
 
 
 async def test_readiness_is_asked_for_once_a_second(web, triton):
