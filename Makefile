@@ -15,10 +15,10 @@ JOBS ?= 2
 # A file's tests run in one process. The order of the files puts the short unit tests last, which evens out the end.
 PYTEST := $(BIN)/python -m pytest --numprocesses=$(JOBS) --dist=loadfile --no-loadscope-reorder
 
-.PHONY: help demo serve test test-clients check lint wheels bench compare loadtest upgrade clean clean-models clean-cache
+.PHONY: help demo serve test test-clients test-container check lint wheels bench compare loadtest upgrade clean clean-models clean-cache
 
 help: ## List the targets
-	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.installed ## Build the demo reranker, serve it, rerank examples in several languages, stop
 	$(BIN)/triton-rerank-build demo
@@ -34,6 +34,14 @@ test: $(VENV)/.installed ## Install what the tests need, run all of them, and re
 test-clients: $(VENV)/.installed ## Run clients of Cohere, LangChain, LlamaIndex, Haystack, LiteLLM ... against the gateway
 	PYTHON=$(BIN)/python tests/clients/environments.sh $(VENV)/clients
 	TRITON_RERANK_CLIENTS=$(abspath $(VENV)/clients) $(BIN)/python -m pytest --log-cli-level=INFO tests/clients
+
+# The tests of what a server serves, without those of the local server's runtime and processes.
+CONTAINER_TESTS := $(addprefix tests/integration/,server/test_scores.py server/test_tokenizer.py client/test_calls.py)
+
+test-container: $(VENV)/.installed ## Test a server that Docker starts: IMAGE=nvcr.io/nvidia/tritonserver:26.08-py3
+	$(if $(IMAGE),,$(error say which image: make test-container IMAGE=nvcr.io/nvidia/tritonserver:26.08-py3))
+	RERANK_TEST_IMAGE="$(IMAGE)" RERANK_TEST_DOCKER_OPTIONS="$${RERANK_TEST_DOCKER_OPTIONS---gpus=all}" \
+	  $(BIN)/python -m pytest -k "not test_model_info" $(CONTAINER_TESTS)
 
 check: $(VENV)/.installed ## Run the tests that need no server, in about a minute
 	$(PYTEST) tests/unit -m "not slow"

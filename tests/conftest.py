@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from support import ROOT
+from support.container import IMAGE, ContainerServer
 from support.tiny_exports import TinyExports, tiny_export
 from support.tiny_late import tiny_colbert
 from support.tiny_models import tiny_checkpoint
@@ -80,15 +81,26 @@ def demo_repository(demo_artefacts: Path, tmp_path_factory: pytest.TempPathFacto
 
 
 @pytest.fixture(scope="session")
-def server(demo_repository: Path) -> Iterator[EmbeddedServer]:
-    """The demo reranker as users serve it: OpenVINO, bf16 where the processor has it."""
-    with EmbeddedServer(demo_repository) as running:
+def onnxruntime_repository(demo_repository: Path) -> Path:
+    """The demo reranker as ONNX Runtime serves it."""
+    return demo_repository
+
+
+@pytest.fixture(scope="session")
+def server(request: pytest.FixtureRequest) -> Iterator[EmbeddedServer | ContainerServer]:
+    """The demo reranker as users serve it: OpenVINO, bf16 where the processor has it; or in a container."""
+    if IMAGE:
+        yield request.getfixturevalue("onnxruntime_server")
+        return
+    with EmbeddedServer(request.getfixturevalue("demo_repository")) as running:
         yield running
 
 
 @pytest.fixture(scope="session")
 def fp32_server(demo_artefacts: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
     """The demo reranker in OpenVINO at fp32."""
+    if IMAGE:
+        pytest.skip("a local server's runtime")
     edit = ("cross_encoder/configs/cpu.pbtxt", 'string_value: "auto"', 'string_value: "f32"')
     repository = lay_out(tmp_path_factory.mktemp("fp32") / "repository", demo_artefacts, edit)
     with EmbeddedServer(repository) as running:
@@ -96,9 +108,14 @@ def fp32_server(demo_artefacts: Path, tmp_path_factory: pytest.TempPathFactory) 
 
 
 @pytest.fixture(scope="session")
-def onnxruntime_server(demo_repository: Path) -> Iterator[EmbeddedServer]:
-    """The demo reranker with the GPU's config.pbtxt, in the stand-in for NVIDIA's ONNX Runtime backend."""
-    with EmbeddedServer(demo_repository, runtime="onnxruntime") as running:
+def onnxruntime_server(onnxruntime_repository: Path) -> Iterator[EmbeddedServer | ContainerServer]:
+    """The demo reranker with the GPU's config.pbtxt, in the stand-in for NVIDIA's ONNX Runtime backend or in that."""
+    made = (
+        ContainerServer(onnxruntime_repository)
+        if IMAGE
+        else EmbeddedServer(onnxruntime_repository, runtime="onnxruntime")
+    )
+    with made as running:
         yield running
 
 
