@@ -22,7 +22,7 @@ from triton_rerank.ranking.job import Job
 from triton_rerank.ranking.relevance import Relevance
 from triton_rerank.ranking.rerank import RerankJob, RerankOptions
 from triton_rerank.ranking.score import ScoreJob
-from triton_rerank.ranking.validation import check_int, check_timeout, kind_of
+from triton_rerank.ranking.validation import check_int, check_timeout, kind_of, renamed_request_size
 from triton_rerank.transport.call import Call, Questions
 from triton_rerank.transport.connection import (
     TLS,
@@ -76,8 +76,7 @@ class BaseClient:
         request_size: int | None = None,
     ) -> None:
         if request_size is not None:
-            warnings.warn("request_size is now pairs_per_request", DeprecationWarning, stacklevel=2)
-            pairs_per_request = request_size
+            pairs_per_request = renamed_request_size(request_size)
         if not isinstance(model, str) or not model:
             raise InvalidRequestError(f"model is not a name (got {kind_of(model)}); pass the Triton model's name")
         if compression not in (None, "gzip", "deflate"):

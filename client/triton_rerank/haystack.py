@@ -34,6 +34,7 @@ from triton_rerank.ranking.validation import (
     check_relevance_score,
     check_timeout,
     kind_of,
+    renamed_request_size,
 )
 from triton_rerank.transport.connection import TLS
 from triton_rerank.types import LongDocuments
@@ -63,13 +64,14 @@ class TritonRanker:
         meta_data_separator: What stands between them.
         timeout: Seconds for a whole call, retries included; None for no limit.
         max_retries: Retries of a request after an overload or a connection failure.
-        request_size: Pairs in one request at most; as many as suit the server if None.
+        pairs_per_request: Pairs in one request at most; as many as suit the server if None.
         tls: True for gRPC's bundled root certificates, or a `TLS`. Serialization writes paths, never PEM bytes.
         metadata: gRPC metadata as secrets: {"authorization": Secret.from_env_var("RERANK_AUTHORIZATION")}.
             Haystack serializes the variable's name, and refuses to serialize Secret.from_token.
         compression: "gzip", "deflate" or None: compression of messages to the server.
         on_error: What follows when the server can't rank: "raise" the client's error, or "keep_order": the first
             `top_k` documents as they came in, and a warning in the log. An invalid request raises its error in both.
+        request_size: Deprecated name of `pairs_per_request`.
 
     Raises:
         InvalidRequestError: An argument is unusable.
@@ -90,12 +92,15 @@ class TritonRanker:
         meta_data_separator: str = "\n",
         timeout: float | None = 60.0,
         max_retries: int = 2,
-        request_size: int | None = None,
+        pairs_per_request: int | None = None,
         tls: bool | TLS = False,
         metadata: dict[str, Secret] | None = None,
         compression: str | None = None,
         on_error: OnError = "raise",
+        request_size: int | None = None,
     ) -> None:
+        if request_size is not None:
+            pairs_per_request = renamed_request_size(request_size)
         self.url = url
         self.model = model
         self.top_k: int | None = _check_top_k(top_k)
@@ -108,7 +113,7 @@ class TritonRanker:
         self.meta_data_separator = meta_data_separator
         self.timeout: float | None = check_timeout(timeout)
         self.max_retries = max_retries
-        self.request_size = request_size
+        self.pairs_per_request = pairs_per_request
         self.tls = tls
         self.metadata: dict[str, Secret] = _check_secrets(metadata or {})
         self.compression = compression
@@ -176,7 +181,7 @@ class TritonRanker:
             meta_data_separator=self.meta_data_separator,
             timeout=self.timeout,
             max_retries=self.max_retries,
-            request_size=self.request_size,
+            pairs_per_request=self.pairs_per_request,
             tls=tls_to_dict(self.tls),
             metadata={key: secret.to_dict() for key, secret in self.metadata.items()},
             compression=self.compression,
@@ -208,7 +213,7 @@ class TritonRanker:
             "model": self.model,
             "timeout": None,  # each call passes its own
             "max_retries": self.max_retries,
-            "pairs_per_request": self.request_size,
+            "pairs_per_request": self.pairs_per_request,
             "tls": self.tls,
             "metadata": {key: value for key, value in secrets.items() if value is not None},
             "compression": self.compression,

@@ -39,29 +39,29 @@ def main() -> None:
     parser.add_argument("--shape", choices=["demo", *SHAPES], help="a single shape (default: demo and base)")
     parser.add_argument("--rounds", type=int, default=5, help="repetitions of each measurement (default: %(default)s)")
     parser.add_argument(
-        "--request-size", type=int, default=32, help="pairs per request of the client (default: %(default)s)"
+        "--pairs-per-request", type=int, default=32, help="pairs per request of the client (default: %(default)s)"
     )
     options = parser.parse_args()
     if options.shape:
-        ratio, pairs_per_s, *_ = measure(options.shape, options.rounds, options.request_size)
+        ratio, pairs_per_s, *_ = measure(options.shape, options.rounds, options.pairs_per_request)
         print(f"RESULT pairs_per_s={pairs_per_s:.1f} served_ratio={ratio:.3f}")
         return
-    demo, _, overhead_ms, merged = measure("demo", options.rounds, options.request_size)
-    base, *_ = measure("base", options.rounds, options.request_size)
+    demo, _, overhead_ms, merged = measure("demo", options.rounds, options.pairs_per_request)
+    base, *_ = measure("base", options.rounds, options.pairs_per_request)
     print(
         f"RESULT served_ratio_demo={demo:.3f} served_ratio_base={base:.3f} "
         f"overhead_ms_1={overhead_ms:.2f} merged_requests={merged:.2f}"
     )
 
 
-def measure(shape: str, rounds: int, request_size: int) -> tuple[float, float, float, float]:
+def measure(shape: str, rounds: int, pairs_per_request: int) -> tuple[float, float, float, float]:
     """Served over in-process throughput, served pairs/s, overhead of one document in ms, requests per execution."""
     repository = repository_of(shape)
     searches = list(islice(generated(NUM_DOCUMENTS, seed=1), rounds))
     alone = InProcessReranker(repository)
     with (
         EmbeddedServer(repository) as server,
-        RerankClient(server.grpc_url, timeout=None, pairs_per_request=request_size) as client,
+        RerankClient(server.grpc_url, timeout=None, pairs_per_request=pairs_per_request) as client,
     ):
         check_equal(client, alone, searches[0])
         alone.budget = min(BUDGETS, key=lambda budget: budget_seconds(alone, budget, searches[:2]))

@@ -46,7 +46,7 @@ def vocabulary() -> dict[str, int]:
     """Special tokens, marks, letters and digits, at the start of a word and inside, and a few words."""
     letters = string.ascii_lowercase + string.digits
     tokens = [*_SPECIAL, *string.punctuation, *letters, *(f"##{letter}" for letter in letters), *_WORDS]
-    return {token: place for place, token in enumerate(tokens)}
+    return {token: index for index, token in enumerate(tokens)}
 
 
 def tiny_colbert(folder: Path, **metadata: object) -> Path:

@@ -1,6 +1,9 @@
-"""Tiny checkpoints of the three families, random weights, with tokenizers trained on a few sentences."""
+"""Tiny checkpoints of the three families, random weights, with tokenizers of a few sentences."""
 
+import itertools
 import json
+import math
+from collections import Counter
 from pathlib import Path
 
 import torch
@@ -20,6 +23,7 @@ FAMILIES = ("bert", "roberta", "xlm-roberta")
 LIMIT = 80
 
 _VOCAB = 600
+_LONGEST_PIECE = 12
 _TEXTS = [text for pair in PAIRS for text in pair]
 _CLASSES = {
     "bert": (BertConfig, BertForSequenceClassification),
@@ -72,29 +76,34 @@ def tiny_checkpoint(
 
 
 def tiny_tokenizer(family: str) -> Tokenizer:
-    """A tokenizer of the kind that the family uses, trained on the parity texts."""
+    """A tokenizer of the kind that the family uses, with the vocabulary of the parity texts; the same in every process."""
     special = _special_tokens(family)
     first = list(
         dict.fromkeys([special["cls_token"], special["pad_token"], special["sep_token"], special["unk_token"]])
     )
+    # The trainers of WordPiece and Unigram give another vocabulary in each process, that of BPE does not.
     if family == "bert":
         tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
         tokenizer.normalizer = normalizers.BertNormalizer()
         tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-        trainer = trainers.WordPieceTrainer(vocab_size=_VOCAB, special_tokens=first, show_progress=False)
+        pieces = [*first, *(piece for piece, _ in _pieces(tokenizer, _VOCAB - len(first), "##"))]
+        tokenizer.model = models.WordPiece({piece: index for index, piece in enumerate(pieces)}, unk_token="[UNK]")
+        tokenizer.add_special_tokens(first)
     elif family == "roberta":
         tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         tokenizer.decoder = decoders.ByteLevel()
         trainer = trainers.BpeTrainer(vocab_size=_VOCAB, special_tokens=first, show_progress=False)
+        tokenizer.train_from_iterator(_TEXTS, trainer)
     else:
         tokenizer = Tokenizer(models.Unigram())
         tokenizer.normalizer = normalizers.NFKC()
         tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
-        trainer = trainers.UnigramTrainer(
-            vocab_size=_VOCAB, special_tokens=first, unk_token="<unk>", show_progress=False
-        )
-    tokenizer.train_from_iterator(_TEXTS, trainer)
+        counts = _pieces(tokenizer, _VOCAB - len(first), "")
+        total = sum(count for _, count in counts)
+        scored = [*((token, 0.0) for token in first), *((piece, math.log(count / total)) for piece, count in counts)]
+        tokenizer.model = models.Unigram(scored, unk_id=first.index("<unk>"))
+        tokenizer.add_special_tokens(first)
     start, end = special["cls_token"], special["sep_token"]
     double = "" if family == "bert" else f" {end}"
     second_type = ":1" if family == "bert" else ""
@@ -105,6 +114,24 @@ def tiny_tokenizer(family: str) -> Tokenizer:
     )
     tokenizer.add_special_tokens([special["mask_token"]])
     return tokenizer
+
+
+def _pieces(tokenizer: Tokenizer, size: int, inside: str) -> list[tuple[str, int]]:
+    """Every character of the texts, and the parts of words that save the most tokens, with their counts.
+
+    Args:
+        inside: What a piece begins with that does not begin a word.
+    """
+    counts: Counter[str] = Counter()
+    for text in _TEXTS:
+        normalized = tokenizer.normalizer.normalize_str(text)
+        for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(normalized):
+            for start, end in itertools.combinations(range(len(word) + 1), 2):
+                if end - start <= _LONGEST_PIECE:
+                    counts[(inside if start else "") + word[start:end]] += 1
+    saved = {piece: (len(piece.removeprefix(inside)) - 1) * count for piece, count in counts.items()}
+    ordered = sorted(counts, key=lambda piece: (saved[piece] > 0, -saved[piece], piece))
+    return [(piece, counts[piece]) for piece in ordered[:size]]
 
 
 def _special_tokens(family: str) -> dict[str, str]:

@@ -128,7 +128,7 @@ def _rows(examples: Sequence[Example], settings: Settings) -> Iterator[dict[str,
         # By length, since a column of several lists goes through the model together: so there is less padding.
         others = sorted(chance.sample(item.negatives[: 4 * count], min(count, len(item.negatives))), key=len)
         if settings.loss == "infonce":  # its lists are of one length: the negatives of a short one come again
-            columns = {f"negative_{place}": others[place % len(others)] for place in range(count)}
+            columns = {f"negative_{index}": others[index % len(others)] for index in range(count)}
             yield {"query": item.query, "positive": text, **columns}
         elif settings.loss in ("bce", "mse"):
             yield {"query": item.query, "document": text, "label": 1.0}

@@ -14,9 +14,7 @@ from triton_rerank.client import RerankClient
 from triton_rerank.errors import InvalidRequestError
 from triton_rerank.transport.connection import TLS, is_pem
 
-CONNECTION_SETTINGS = frozenset(
-    {"url", "model", "max_retries", "request_size", "pairs_per_request", "tls", "metadata", "compression"}
-)
+CONNECTION_SETTINGS = frozenset({"url", "model", "max_retries", "pairs_per_request", "tls", "metadata", "compression"})
 
 Connect = Callable[[], Mapping[str, Any]]
 """Returns the arguments of a new client."""

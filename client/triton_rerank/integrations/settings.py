@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, field_serializer
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, field_serializer, model_validator
 
 from triton_rerank.async_client import AsyncRerankClient
 from triton_rerank.client import RerankClient
 from triton_rerank.integrations.clients import CONNECTION_SETTINGS, Clients, tls_to_dict
 from triton_rerank.integrations.order import OnError
+from triton_rerank.ranking.validation import renamed_request_size
 from triton_rerank.transport.connection import TLS
 
 Self = TypeVar("Self", bound="RerankSettings")
@@ -44,8 +45,9 @@ class RerankSettings(BaseModel):
     """Seconds for a whole call, retries included; None for no limit."""
     max_retries: int = Field(default=2, ge=0)
     """Retries of a request after an overload or a connection failure."""
-    request_size: int | None = Field(default=None, ge=1)
-    """Pairs in one request at most; as many as suit the server if None."""
+    pairs_per_request: int | None = Field(default=None, ge=1)
+    """Pairs in one request at most; as many as suit the server if None.
+    `request_size` is its deprecated name."""
     tls: bool | TLS = False
     """True for gRPC's bundled root certificates, or a `TLS`. Serialization writes paths of files, never PEM bytes."""
     metadata: dict[str, SecretStr] | Callable[[], Mapping[str, str]] | None = Field(default=None, exclude=True)
@@ -59,6 +61,14 @@ class RerankSettings(BaseModel):
     came in, and a warning in the log ("keep_order"). An invalid request raises its error in both."""
 
     _clients: Clients = PrivateAttr(default_factory=Clients)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _renamed(cls, settings: Any) -> Any:  # noqa: ANN401  # whatever the caller passed
+        if isinstance(settings, dict) and "request_size" in settings:
+            others = {name: value for name, value in settings.items() if name != "request_size"}
+            return {**others, "pairs_per_request": renamed_request_size(settings["request_size"])}
+        return settings
 
     def close(self) -> None:
         """Close the connections of synchronous calls. A later call opens new ones."""
@@ -97,7 +107,7 @@ class RerankSettings(BaseModel):
             "model": self.model,
             "timeout": None,  # each call passes its own
             "max_retries": self.max_retries,
-            "pairs_per_request": self.request_size,
+            "pairs_per_request": self.pairs_per_request,
             "tls": self.tls,
             "metadata": metadata,
             "compression": self.compression,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import operator
 import sys
+import warnings
 from collections.abc import Iterable, Mapping, Sequence, Sized
 from itertools import islice
 from numbers import Real
@@ -26,6 +27,12 @@ _LONGEST_TIMEOUT_S = 31_536_000  # a year: far below where clocks and Triton's m
 def kind_of(value: object) -> str:
     """The type of a value, as messages name it."""
     return "None" if value is None else type(value).__name__
+
+
+def renamed_request_size(pairs: Any) -> Any:  # noqa: ANN401  # checked as `pairs_per_request`
+    """The value of `pairs_per_request` that came under its name of release 0.1.0."""
+    warnings.warn("request_size is now pairs_per_request", DeprecationWarning, stacklevel=3)
+    return pairs
 
 
 def check_query(query: object, name: str = "query") -> str:

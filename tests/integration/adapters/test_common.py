@@ -319,3 +319,10 @@ def test_a_missing_framework_is_told_with_the_command_that_brings_it(extra, pack
     last_line = done.stderr.strip().splitlines()[-1]
     assert last_line.startswith("ImportError: ")
     assert last_line.endswith(f'; run: pip install "triton-rerank[{extra}]"')
+
+
+def test_the_old_name_of_pairs_per_request_still_works(adapter, documents, server):
+    with pytest.warns(DeprecationWarning, match="request_size is now pairs_per_request"):
+        component = adapter.make(url=server.url, request_size=2)
+    assert component.pairs_per_request == 2
+    assert adapter.sync(component, documents) == ["3", "2", "1"]

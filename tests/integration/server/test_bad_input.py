@@ -90,7 +90,7 @@ def test_a_bad_request_fails_alone_among_its_neighbours(server):
     bad = (raw.column(["q"]), raw.column([b"\xff"]))
     expected = rerank(server, *good)["logits"]
     with ThreadPoolExecutor(16) as pool:
-        calls = [(place % 2, pool.submit(rerank, server, *(good, bad)[place % 2])) for place in range(48)]
+        calls = [(index % 2, pool.submit(rerank, server, *(good, bad)[index % 2])) for index in range(48)]
         for is_bad, call in calls:
             if is_bad:
                 assert "not valid UTF-8" in call.exception().message()

@@ -200,6 +200,6 @@ def test_interactive_calls_overtake_what_says_nothing_and_that_overtakes_bulk(se
         usual = [pool.submit(call, None) for _ in range(3)]
         wait([pool.submit(call, 1), *usual])
     # The server answers accepted requests first, so the call at priority 1 overtakes at least one of the three.
-    last_usual = max(place for place, priority in enumerate(finished) if priority is None)
+    last_usual = max(index for index, priority in enumerate(finished) if priority is None)
     assert finished.index(1, 1) < last_usual < 12
     assert finished[-3:] == [3, 3, 3]

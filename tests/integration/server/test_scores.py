@@ -54,7 +54,7 @@ def test_served_precision_is_close_and_keeps_the_order(server, pytorch):
 @pytest.mark.parametrize("name", ["fp32_server", "onnxruntime_server"])
 def test_a_score_does_not_depend_on_its_neighbours(name, request):
     server = request.getfixturevalue(name)
-    chosen = [PAIRS[place] for place in (0, 13, 38, 77, 123, 199)]
+    chosen = [PAIRS[index] for index in (0, 13, 38, 77, 123, 199)]
     alone = np.concatenate([score(server, [pair]) for pair in chosen])
     crowd = [pair for pair in PAIRS if pair not in chosen][: 100 - len(chosen)]
     together = score(server, crowd[:40] + chosen + crowd[40:])[40 : 40 + len(chosen)]

@@ -49,8 +49,8 @@ def tiny(tmp_path):
 def json_lines(tmp_path):
     path = tmp_path / "data.jsonl"
     rows = []
-    for place, (query, document, other) in enumerate(TRIPLES):
-        others = [other, TRIPLES[place - 1][1], TRIPLES[place - 2][1]]
+    for index, (query, document, other) in enumerate(TRIPLES):
+        others = [other, TRIPLES[index - 1][1], TRIPLES[index - 2][1]]
         rows.append(json.dumps({"query": query, "positive": document, "negatives": others}, ensure_ascii=False))
     path.write_text("\n".join(rows) + "\n")
     return path
