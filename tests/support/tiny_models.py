@@ -76,7 +76,7 @@ def tiny_checkpoint(
 
 
 def tiny_tokenizer(family: str) -> Tokenizer:
-    """A tokenizer of the kind that the family uses, with the vocabulary of the parity texts; the same in every process."""
+    """A tokenizer of the kind that the family uses, with the same vocabulary of the parity texts in every process."""
     special = _special_tokens(family)
     first = list(
         dict.fromkeys([special["cls_token"], special["pad_token"], special["sep_token"], special["unk_token"]])
