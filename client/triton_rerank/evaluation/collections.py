@@ -72,7 +72,7 @@ def beir_files(folder: Path, split: str | None = None) -> Files:
 
 def _beir_qrels(folder: Path, split: str | None) -> Path:
     splits = sorted(path.stem for path in (folder / "qrels").glob("*.tsv"))
-    choice = f"name a --split that exists: {', '.join(splits)}" if splits else "the folder has no qrels/SPLIT.tsv"
+    choice = f"name a split that exists: {', '.join(splits)}" if splits else "the folder has no qrels/SPLIT.tsv"
     single = folder / "qrels.tsv"
     if split is None:
         qrels = next((path for path in (folder / "qrels" / "test.tsv", single) if path.is_file()), None)
@@ -81,7 +81,7 @@ def _beir_qrels(folder: Path, split: str | None) -> Path:
         return qrels
     qrels = folder / "qrels" / f"{split}.tsv"
     if not qrels.is_file():
-        remedy = "leave out --split to use qrels.tsv" if single.is_file() else choice
+        remedy = "leave out the split to use qrels.tsv" if single.is_file() else choice
         raise InvalidRequestError(f"{folder}: qrels/{split}.tsv does not exist; {remedy}")
     return qrels
 

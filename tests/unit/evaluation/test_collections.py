@@ -45,13 +45,13 @@ def test_beir(tmp_path):
 def test_beir_splits(tmp_path):
     folder = beir(tmp_path / "set", split="dev")
     assert beir_files(folder, "dev").qrels == folder / "qrels" / "dev.tsv"
-    with pytest.raises(InvalidRequestError, match=r"qrels/test.tsv does not exist; name a --split that exists: dev"):
+    with pytest.raises(InvalidRequestError, match=r"qrels/test.tsv does not exist; name a split that exists: dev"):
         beir_files(folder, "test")
     with pytest.raises(InvalidRequestError, match=r"neither qrels/test.tsv nor qrels.tsv exists; .* exists: dev"):
         beir_files(folder)
     (folder / "qrels.tsv").write_text("1\td1\t1\n")
     assert beir_files(folder).qrels == folder / "qrels.tsv"
-    with pytest.raises(InvalidRequestError, match=r"qrels/train.tsv does not exist; leave out --split"):
+    with pytest.raises(InvalidRequestError, match=r"qrels/train.tsv does not exist; leave out the split"):
         beir_files(folder, "train")
     (folder / "qrels" / "test.tsv").write_text("1\td1\t1\n")
     assert beir_files(folder).qrels == folder / "qrels" / "test.tsv"

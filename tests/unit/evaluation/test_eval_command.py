@@ -181,7 +181,7 @@ def test_plots_take_result_json_and_print_their_path(server, beir, arguments, tm
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (["--beir", "{beir}", "--split", "dev"], "qrels/dev.tsv does not exist; leave out --split to use qrels.tsv"),
+        (["--beir", "{beir}", "--split", "dev"], "qrels/dev.tsv does not exist; leave out the split to use qrels.tsv"),
         (["--beir", "{beir}/nosuch"], "set/nosuch: no such folder"),
         (["--reranking", "x", "--split", "dev"], "--split selects a file of --beir DIR"),
         (["--beir", "{beir}", "--compare", "a", "b", "--out", "x"], "--out has no effect with --compare"),
