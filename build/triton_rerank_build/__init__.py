@@ -31,6 +31,8 @@ __all__ = [
     "verify",
 ]
 
+__version__ = "0.1.0"
+
 # Imported on first use, so that importing the errors does not import the packages of the extras.
 _LAZY = {
     "EmbeddedServer": "triton_rerank_build.serving.server",

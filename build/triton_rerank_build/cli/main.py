@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+from triton_rerank_build import __version__
 from triton_rerank_build.cli import demo, engine, export, finetune, serve, verify
 from triton_rerank_build.errors import BuildError
 
@@ -42,6 +43,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="triton-rerank-build",
         description="Export a cross-encoder checkpoint into a Triton model repository, and serve it.",
     )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for command in _COMMANDS:
         command.add_parser(commands)

@@ -11,6 +11,7 @@ import numpy
 import pytest
 
 import triton_rerank_build
+from support import ROOT
 from support.tiny_models import tiny_checkpoint
 
 COMMAND = [sys.executable, "-m", "triton_rerank_build.cli.main"]
@@ -23,6 +24,11 @@ def run(*arguments, **options):
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
     return tiny_checkpoint(tmp_path_factory.mktemp("cli") / "tiny", "bert")
+
+
+def test_the_version_is_the_distributions():
+    (version,) = re.findall('^version = "(.+)"$', (ROOT / "build/pyproject.toml").read_text(), re.M)
+    assert run("--version").stdout == f"triton-rerank-build {version}\n"
 
 
 @pytest.mark.slow
