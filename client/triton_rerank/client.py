@@ -45,7 +45,8 @@ class RerankClient(BaseClient):
         model: Name of the ensemble in Triton.
         timeout: Seconds for a whole call unless the call passes its own; None for no limit.
         max_retries: How often a request may be sent again to an overloaded server. A server that is gone is tried
-            again with backoff for 10 s. 0 turns both off. Moving to another healthy server does not count.
+            again with backoff until the timeout, or for 10 s if it has never answered. 0 turns both off. Moving to
+            another healthy server does not count.
         pairs_per_request: Pairs in one request at most. If None, the server's max_batch_size where the server computes
             no padding (OpenVINO), and 32 pairs of similar length where it does (TensorRT).
         tls: True for gRPC's bundled roots, or a `TLS` with certificates.

@@ -16,7 +16,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from triton_rerank.errors import RequestTimeoutError, RerankError, ServerOverloadedError, ServerUnavailableError
-from triton_rerank.transport.retry import GONE_WINDOW_S, Deadline, RetryBudget, backoff_s, gone_backoff_s
+from triton_rerank.transport.retry import (
+    GONE_WINDOW_S,
+    RESTART_WINDOW_S,
+    Deadline,
+    RetryBudget,
+    backoff_s,
+    gone_backoff_s,
+)
 from triton_rerank.transport.servers import LONGEST_ATTEMPT_S, Servers
 
 _MOST_RUNNING = 16
@@ -133,8 +140,9 @@ class Exchange:
         """Record a failure and plan what follows.
 
         A request whose server is gone moves to another healthy server at once. If there is none, it is retried with
-        backoff for `GONE_WINDOW_S`. A retry after overload is one of `max_retries` and is charged to the budget; unless
-        other requests of this client fill the queue: then no more than those are sent, and the request waits its turn.
+        backoff until the deadline, or for `GONE_WINDOW_S` if no server has ever answered. A retry after overload is one
+        of `max_retries` and is charged to the budget; unless other requests of this client fill the queue: then no more
+        than those are sent, and the request waits its turn.
 
         Raises:
             RerankError: The call fails: an error that is not retryable, no retry left, or no time for one.
@@ -227,7 +235,7 @@ class Exchange:
             raise self._timed_out() from error
         if attempt.gone_since is None:
             attempt.gone_since = now
-        end = attempt.gone_since + GONE_WINDOW_S
+        end = attempt.gone_since + (RESTART_WINDOW_S if self._servers.have_answered else GONE_WINDOW_S)
         due = min(now + self._gone_backoff(attempt.gone_retries), end)
         if self._max_retries == 0 or now >= end or self._deadline.passed(due):
             raise self._servers.summary(error)

@@ -10,7 +10,11 @@ _OVERLOAD_FIRST_S, _OVERLOAD_LAST_S = 0.1, 2.0
 _GONE_FIRST_S, _GONE_LAST_S = 0.2, 5.0
 
 GONE_WINDOW_S = 10.0
-"""How long a request is retried while no server answers. A restart of Triton with a small model takes 3 to 10 s."""
+"""How long a request is retried if no server has ever answered this client: the address may be wrong."""
+
+RESTART_WINDOW_S = 300.0
+"""How long a request is retried, within its call's deadline, if a server has answered before: it may be restarting. A
+restart takes seconds with a small model and minutes with a large one."""
 
 
 @dataclass(frozen=True, slots=True)

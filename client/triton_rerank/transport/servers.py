@@ -121,6 +121,11 @@ class Servers:
         """Whether a server that is not resting has not been tried."""
         return any(index not in tried and now >= health.rests_until for index, health in enumerate(self._health))
 
+    @property
+    def have_answered(self) -> bool:
+        """Whether any server has answered this client."""
+        return any(health.answered_at > -math.inf for health in self._health)
+
     def answered(self, index: int, now: float, took_s: float | None = None, *, priority: int | None = None) -> None:
         """Record an answer.
 

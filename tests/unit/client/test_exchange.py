@@ -124,7 +124,7 @@ def test_retries_of_a_refused_request_end():
         course.failed(course.due(2.0)[0], FULL, 2.0)
 
 
-def test_a_server_that_is_gone_is_retried_for_10_s_and_no_longer():
+def test_a_server_that_has_never_answered_is_retried_for_10_s_and_no_longer():
     course, now = exchange(max_retries=1, backoff=lambda retries: 3.0), 1.0
     for expected in (1.0, 4.0, 7.0, 10.0):
         assert now == expected
@@ -134,6 +134,18 @@ def test_a_server_that_is_gone_is_retried_for_10_s_and_no_longer():
     (attempt,) = course.due(now)
     with pytest.raises(ServerUnavailableError, match="down"):
         course.failed(attempt, DOWN, now)
+
+
+@pytest.mark.parametrize(("timeout", "until"), [(60.0, 58.0), (None, 301.0), (600.0, 301.0)])
+def test_a_server_that_has_answered_is_retried_within_the_deadline_for_300_s_at_most(timeout, until):
+    servers = Servers(["a"])
+    servers.answered(0, now=0.0)
+    course, now = exchange(servers=servers, timeout=timeout, backoff=lambda retries: 3.0), 1.0
+    with pytest.raises(ServerUnavailableError, match="down"):  # noqa: PT012  # which retry is the last is the question
+        while True:
+            course.failed(course.due(now)[0], DOWN, now)
+            now += course.wait_s(now)
+    assert now == until
 
 
 def test_without_retries_a_server_that_is_gone_ends_the_call():
