@@ -7,7 +7,16 @@ from dataclasses import dataclass
 from types import ModuleType
 
 import grpc
-from tritonclient.grpc import service_pb2, service_pb2_grpc
+
+try:
+    from tritonclient.grpc import service_pb2, service_pb2_grpc
+except TypeError as error:  # from protobuf, which knows no other name for it
+    if "inference." not in str(error):
+        raise
+    raise ImportError(
+        "tritonclient can't be used in this process: another package has defined the protobuf messages `inference.*` "
+        "(kserve and mlserver do). Call triton_rerank in a process that imports neither of them"
+    ) from error
 
 from triton_rerank.errors import RerankError, UnexpectedResponseError, error_from_status
 from triton_rerank.ranking.batching import Part

@@ -63,3 +63,19 @@ def test_the_old_name_of_pairs_per_request_still_works(client_class):
     with pytest.warns(DeprecationWarning, match="request_size is now pairs_per_request"):
         client = client_class(request_size=7)
     assert client._pairs_per_request == 7
+
+
+def test_another_package_with_tritons_messages_is_told():
+    code = """
+from google.protobuf import descriptor_pb2, descriptor_pool
+file = descriptor_pb2.FileDescriptorProto(name="grpc_predict_v2.proto", package="inference")
+file.message_type.add(name="ModelInferRequest")  # as kserve and mlserver do
+descriptor_pool.Default().AddSerializedFile(file.SerializeToString())
+from triton_rerank import RerankClient
+try:
+    RerankClient()
+except ImportError as error:
+    print(error)
+"""
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert told.startswith("tritonclient can't be used in this process: another package")
