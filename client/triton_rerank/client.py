@@ -79,7 +79,8 @@ class RerankClient(BaseClient):
 
                 - top_n: Number of results to return; all of them by default.
                 - max_length: Tokens of a pair after truncation; the server's default if None.
-                - query_max_length: Tokens of the query after truncation; three quarters of `max_length` if None.
+                - query_max_length: Tokens of the query after truncation; three quarters of `max_length` if None. 0 cuts
+                  the longer of query and document first, as sentence-transformers does.
                 - min_relevance_score: Drop results below it, before `top_n` is applied.
                 - long_documents: "truncate" (the default) reads a document up to `max_length`. "chunk" splits it into
                   overlapping parts until none is truncated; the best part determines the score and is

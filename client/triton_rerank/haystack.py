@@ -31,6 +31,7 @@ from triton_rerank.ranking.validation import (
     check_length,
     check_optional_int,
     check_priority,
+    check_query_length,
     check_relevance_score,
     check_timeout,
     kind_of,
@@ -56,7 +57,8 @@ class TritonRanker:
         model: Name of the ensemble in Triton.
         top_k: How many documents to return; all of them if None.
         max_length: Tokens of a query and document together after truncation; the server's default if None.
-        query_max_length: Tokens of the query after truncation; three quarters of `max_length` if None.
+        query_max_length: Tokens of the query after truncation; three quarters of `max_length` if None. 0 cuts the
+            longer of query and document first.
         min_relevance_score: Leave out documents whose relevance score is below it, before `top_k` is taken.
         long_documents: "truncate" or "chunk": whether a document beyond `max_length` is truncated, or scored in chunks.
         priority: Priority of the requests in the server's queue, 1 the highest; the server's default if None.
@@ -105,7 +107,7 @@ class TritonRanker:
         self.model = model
         self.top_k: int | None = _check_top_k(top_k)
         self.max_length: int | None = check_length(max_length, "max_length")
-        self.query_max_length: int | None = check_length(query_max_length, "query_max_length")
+        self.query_max_length: int | None = check_query_length(query_max_length)
         self.min_relevance_score: float | None = check_relevance_score(min_relevance_score)
         self.long_documents = long_documents
         self.priority: int | None = check_priority(priority)

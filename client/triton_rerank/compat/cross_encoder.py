@@ -39,14 +39,16 @@ _ORDERS = (
     ("batch_size", "show_progress_bar", "activation_fn", "apply_softmax"),
     ("prompt_name", "prompt", "batch_size", "show_progress_bar", "activation_fn", "apply_softmax"),
 )
+LONGEST_FIRST = 0
+"""The `query_max_length` for which the longer of query and document is cut first, as in sentence-transformers."""
 _CONVERSIONS = ("convert_to_numpy", "convert_to_tensor")
 
 
 class CrossEncoder(Served):
     """sentence-transformers' CrossEncoder with one label (its `predict` and `rank`) over a served model.
 
-    Arguments may be given as in releases 3 to 6, with the names and positions of each. Pairs beyond `max_length` lose
-    the end of the document here; sentence-transformers cuts the longer of the two texts.
+    Arguments may be given as in releases 3 to 6, with the names and positions of each. Pairs beyond `max_length` are
+    cut as there: of query and document the longer loses tokens first.
 
     Args:
         model_name_or_path: The checkpoint that the server should have.
@@ -171,13 +173,7 @@ class CrossEncoder(Served):
     def _array(self, pairs: Sequence[Pair]) -> NDArray[np.float32]:
         import numpy as np
 
-        info = self.info()
-        query_max_length = None
-        if info is not None and info.logit_scale is None and (longest := self.max_length or info.default_max_length):
-            # The server's default cuts a query beyond 3/4 of max_length; sentence-transformers does not cut a pair that
-            # fits. Four special tokens and one of the document need room.
-            query_max_length = max(1, longest - 5)
-        logits = self.score(pairs, normalize=False, max_length=self.max_length, query_max_length=query_max_length)
+        logits = self.score(pairs, normalize=False, max_length=self.max_length, query_max_length=LONGEST_FIRST)
         return np.asarray(logits, dtype=np.float32)
 
     def _activated(self, logits: NDArray[np.float32], activation: Activation | None) -> NDArray[np.float32]:

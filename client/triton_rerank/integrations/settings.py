@@ -33,8 +33,8 @@ class RerankSettings(BaseModel):
     """How many documents to return; all of them if None."""
     max_length: int | None = Field(default=None, ge=1)
     """Tokens of a query and document together after truncation; the server's default if None."""
-    query_max_length: int | None = Field(default=None, ge=1)
-    """Tokens of the query after truncation; three quarters of `max_length` if None."""
+    query_max_length: int | None = Field(default=None, ge=0)
+    """Tokens of the query after truncation; three quarters of `max_length` if None. 0 cuts the longer text first."""
     min_relevance_score: float | None = Field(default=None, ge=0, le=1)
     """Leave out documents whose relevance score is below it, before `top_n` is taken."""
     long_documents: Literal["truncate", "chunk"] = "truncate"

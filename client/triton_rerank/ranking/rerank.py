@@ -19,6 +19,7 @@ from triton_rerank.ranking.validation import (
     check_many,
     check_priority,
     check_query,
+    check_query_length,
     check_relevance_score,
     check_top_n,
     encode_text,
@@ -67,7 +68,7 @@ class RerankOptions:
 _CHECKS: dict[str, Callable[[Any], Any]] = {
     "top_n": check_top_n,
     "max_length": partial(check_length, name="max_length"),
-    "query_max_length": partial(check_length, name="query_max_length"),
+    "query_max_length": check_query_length,
     "min_relevance_score": check_relevance_score,
     "long_documents": check_long_documents,
     "text_from": text_reader,
@@ -208,8 +209,8 @@ class RerankJob(Generic[DocumentT]):
         length = self._options.max_length or limits.default_max_length
         query = estimate_tokens(self._query)
         if self._options.query_max_length is not None:
-            query = min(query, self._options.query_max_length)
-        # The server cuts the query to three quarters of max_length, so a quarter is always left.
+            query = min(query, self._options.query_max_length or length / 2)
+        # The server cuts the query to three quarters of max_length at most, so a quarter is always left.
         return max(length - query - _SPECIAL_TOKENS, length / 4 - _SPECIAL_TOKENS, 1.0) * _FILL
 
     def _first_pieces(self, limits: Limits) -> list[_Piece]:

@@ -8,7 +8,15 @@ from typing import Any
 
 from triton_rerank.errors import InvalidRequestError
 from triton_rerank.ranking.batching import Limits, Part, Scores, cut_rows, parameters
-from triton_rerank.ranking.validation import check_length, check_many, check_priority, check_query, encode_text, kind_of
+from triton_rerank.ranking.validation import (
+    check_length,
+    check_many,
+    check_priority,
+    check_query,
+    check_query_length,
+    encode_text,
+    kind_of,
+)
 
 
 class ScoreJob:
@@ -19,7 +27,7 @@ class ScoreJob:
     ) -> None:
         self.parameters: dict[str, int] = parameters(
             check_length(max_length, "max_length"),
-            check_length(query_max_length, "query_max_length"),
+            check_query_length(query_max_length),
             check_priority(priority),
         )
         self.needs_info: bool = priority is not None  # for the number of priorities

@@ -99,6 +99,12 @@ def check_length(value: object, name: str) -> int | None:
     return check_optional_int(value, name, remedy="pass a number of tokens from 1 on, or None for the server's default")
 
 
+def check_query_length(value: object) -> int | None:
+    """None, a number of tokens, or 0: the longer of query and document is cut first."""
+    remedy = "pass a number of tokens, 0 to cut the longer of query and document, or None for the server's default"
+    return None if value is None else check_int(value, "query_max_length", at_least=0, remedy=remedy, at_most=_MOST)
+
+
 def check_priority(value: object) -> int | None:
     """None or a priority, 1 the first; the server determines how many there are."""
     return check_optional_int(value, "priority", remedy="pass 1 (first) or more, or None for the server's default")

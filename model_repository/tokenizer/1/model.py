@@ -4,7 +4,8 @@ Runs inside Triton's Python stub, with text_pairs.py beside it; both need only `
 
 The rule is that of the bge-reranker authors (FlagEmbedding, FlagReranker): query and document are encoded
 separately, without special tokens; the query is cut to `query_max_length` (by default 3/4 of `max_length`); then only
-the document is cut, from its right end, to the room that is left.
+the document is cut, from its right end, to the room that is left. With `query_max_length` 0 the rule is that of
+sentence-transformers: of query and document the longer loses tokens first (`longest_first` in transformers).
 
 `tokenizer.json` beside this file carries two facts of the checkpoint, in the fields that its format has for them:
 truncation.max_length (the limit of a pair) and padding.pad_id.
@@ -17,6 +18,10 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 from text_pairs import BadRequestError, TextEncoder, read_requests, whole_number
 from tokenizers import Tokenizer
+
+# Of two texts beyond max_length the longer keeps one token more if the room is odd; they are compared up to this many
+# times max_length.
+COMPARED = 16
 
 
 class Limits:
@@ -45,15 +50,15 @@ class Limits:
         return asked
 
     def of_query(self, parameters, max_length):
-        """`query_max_length`: by default 3/4 of max_length, as in FlagReranker."""
+        """`query_max_length`: by default 3/4 of max_length, as in FlagReranker; 0 for no limit of its own."""
         high = max_length - self.num_special - 1
         asked = whole_number(parameters, "query_max_length", None)
         if asked is None:
             return min(max_length * 3 // 4, high)
-        if not 1 <= asked <= high:
+        if not 0 <= asked <= high:
             raise BadRequestError(
-                f"query_max_length must be 1 to {high} tokens: max_length {max_length} less "
-                f"{self.num_special} special tokens and one of the document; got {asked}"
+                f"query_max_length must be 1 to {high} tokens (max_length {max_length} less {self.num_special} special "
+                f"tokens and one of the document), or 0 to cut the longer of query and document; got {asked}"
             )
         return asked
 
@@ -126,14 +131,24 @@ class TritonPythonModel:
         encoded = self.encoder.encode_requests(batch, self.limits.max_length)
         for pairs, (query_ids, document_ids) in zip(batch, encoded, strict=True):
             rows, query_lengths, truncated = [], [], []
-            for cell, (document, document_cut) in zip(pairs.query_cells, document_ids, strict=True):
+            for row, (cell, (document, document_cut)) in enumerate(zip(pairs.query_cells, document_ids, strict=True)):
                 query, query_cut = query_ids[cell]
-                kept = query[: pairs.query_max_length]
-                room = pairs.max_length - self.limits.num_special - len(kept)
+                room = pairs.max_length - self.limits.num_special
+                limit = pairs.query_max_length or longest_first(*self.lengths(pairs, row, query, document), room)
+                kept = query[:limit]
+                room -= len(kept)
                 rows.append(template.before + kept + template.between + document[:room] + template.after)
                 query_lengths.append(len(kept))
                 truncated.append(document_cut or query_cut or len(document) > room or len(query) > len(kept))
             yield rows, query_lengths, truncated
+
+    def lengths(self, pairs, row, query, document):
+        """Tokens of a pair's query and document, as far as `longest_first` needs them."""
+        if min(len(query), len(document)) > pairs.max_length:  # the encoder may have stopped early: which is longer?
+            texts = pairs.queries[pairs.query_cells[row]], pairs.documents[row]
+            encoded = self.encoder.encode([(text, COMPARED * pairs.max_length) for text in texts])
+            query, document = (ids for ids, _ in encoded)
+        return len(query), len(document)
 
     def tensors(self, rows, query_lengths, truncated):
         """The output tensors of one request; rows are padded on the right to the smallest bucket."""
@@ -151,6 +166,18 @@ class TritonPythonModel:
             "num_tokens": lengths[:, None],
             "truncated": np.array(truncated, bool)[:, None],
         }
+
+
+def longest_first(query, document, room):
+    """Tokens of the query that remain in `room` if the longer of the two texts loses tokens first.
+
+    Source: truncate_encodings of the library tokenizers. Both keep half of the room if both are longer than that; an
+    odd token belongs to the longer text, or to the document if they are equally long.
+    """
+    if query + document <= room:
+        return query
+    half = room // 2
+    return min(query, half) if query <= document else room - min(document, half)
 
 
 def load_tokenizer(path):

@@ -94,6 +94,11 @@ def test_lengths_that_the_checkpoint_does_not_take(colbert, parameters, reason):
         colbert.rerank(QUERIES[0], DOCUMENTS, **parameters)
 
 
+def test_a_query_without_a_limit_of_its_own_has_the_checkpoints(colbert):
+    expected = [result.logit for result in colbert.rerank(QUERIES[0], DOCUMENTS)]
+    assert [result.logit for result in colbert.rerank(QUERIES[0], DOCUMENTS, query_max_length=0)] == expected
+
+
 def test_a_shorter_document_is_asked_for(colbert):
     short = colbert.rerank(QUERIES[0], [DOCUMENTS[1]], max_length=8).results[0]
     assert (short.num_tokens, short.truncated) == (QUERY_LENGTH + 8, True)

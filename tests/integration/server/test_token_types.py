@@ -12,6 +12,7 @@ from conftest import COMMITTED, lay_out
 from support import raw
 from support.tiny_models import LIMIT, tiny_checkpoint
 from triton_rerank import RerankClient
+from triton_rerank.compat import CrossEncoder
 from triton_rerank_build import EmbeddedServer, export, verify
 from triton_rerank_build.checkpoints.resolve import resolve_checkpoint
 from triton_rerank_build.contract import TOKENIZER_FILE
@@ -41,16 +42,20 @@ def transformers_logits(checkpoint, pairs):
         return np.array([model(**tokenizer(*pair, return_tensors="pt")).logits.item() for pair in pairs])
 
 
+def logits_and_tokens(server, pairs):
+    with RerankClient(server.grpc_url) as client:
+        logits = client.score(pairs, normalize=False)
+    return np.array(logits), raw.tokenize(server.grpc_url, pairs)
+
+
 def served_logits(repository, folder, pairs, runtime="openvino"):
     with EmbeddedServer(lay_out(folder, repository, FP32), runtime=runtime) as server:
-        with RerankClient(server.grpc_url) as client:
-            logits = client.score(pairs, normalize=False)
-        return np.array(logits), raw.tokenize(server.grpc_url, pairs)
+        return logits_and_tokens(server, pairs)
 
 
-@pytest.mark.parametrize(
-    ("family", "tokenizer_of", "runtime"),
-    [
+@pytest.fixture(
+    scope="module",
+    params=[
         ("bert", "bert", "openvino"),
         ("bert", "bert", "onnxruntime"),
         ("roberta", "roberta", "openvino"),
@@ -58,13 +63,22 @@ def served_logits(repository, folder, pairs, runtime="openvino"):
         # As in cross-encoder/msmarco-MiniLM-L6-en-de-v1: two types in the network, none from the tokenizer.
         ("bert", "xlm-roberta", "openvino"),
     ],
+    ids="-".join,
 )
-def test_served_logits_are_those_of_transformers_whatever_the_texts_hold(tmp_path, family, tokenizer_of, runtime):
-    checkpoint = tiny_checkpoint(tmp_path / "tiny", family, tokenizer_of=tokenizer_of)
-    manifest = export(str(checkpoint), repository=tmp_path / "exported")
+def tiny(request, tmp_path_factory):
+    """A checkpoint of each family, its manifest, and a server of it."""
+    family, tokenizer_of, runtime = request.param
+    folder = tmp_path_factory.mktemp("tiny")
+    checkpoint = tiny_checkpoint(folder / "tiny", family, tokenizer_of=tokenizer_of)
+    manifest = export(str(checkpoint), repository=folder / "exported")
     assert manifest.token_types == (tokenizer_of == "bert")
+    with EmbeddedServer(lay_out(folder / "served", folder / "exported", FP32), runtime=runtime) as server:
+        yield checkpoint, manifest, server
 
-    served, tokens = served_logits(tmp_path / "exported", tmp_path / "served", PAIRS, runtime)
+
+def test_served_logits_are_those_of_transformers_whatever_the_texts_hold(tiny):
+    checkpoint, manifest, server = tiny
+    served, tokens = logits_and_tokens(server, PAIRS)
 
     expected = transformers_logits(checkpoint, PAIRS)
     assert expected.std() > 0.05  # the oracle has something to tell apart
@@ -78,6 +92,28 @@ def test_served_logits_are_those_of_transformers_whatever_the_texts_hold(tmp_pat
         assert tokens["attention_mask"][row].tolist() == [1 + kind for kind in types] + [0] * (
             tokens["attention_mask"].shape[1] - length
         )
+
+
+def test_cross_encoder_cuts_pairs_as_sentence_transformers_does(tiny):
+    from sentence_transformers import CrossEncoder as Original  # slow to import
+
+    checkpoint, _, server = tiny
+    words = ["why", "is", "the", "sky", "blue", "and", "bread", "stays", "soft?"]
+    lengths = [1, 5, 9, 10, 11, 12, 40, 90]
+    texts = [" ".join(words[n % len(words)] for n in range(length)) for length in lengths]
+    pairs = [(query, document) for query in texts for document in texts]
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+    for max_length in (24, 25):  # the odd token of the room belongs to the longer text
+        original = Original(str(checkpoint), max_length=max_length, device="cpu")
+        served = CrossEncoder(str(checkpoint), max_length=max_length, url=server.grpc_url)
+        expected = original.predict(pairs, batch_size=1)
+        assert np.abs(served.predict(pairs) - expected).max() < 1e-5
+        served.close()
+        tokens = raw.tokenize(server.grpc_url, pairs, max_length=max_length, query_max_length=0)
+        for row, pair in enumerate(pairs):
+            ids = tokenizer(*pair, truncation="longest_first", max_length=max_length)["input_ids"]
+            assert tokens["input_ids"][row, : tokens["num_tokens"][row, 0]].tolist() == ids
+            assert tokens["truncated"][row, 0] == (len(ids) < len(tokenizer(*pair)["input_ids"]))
 
 
 class TypesFromFirstSeparator(cross_encoder.Embeddings):

@@ -61,6 +61,19 @@ def test_ids_equal_pair_tokenization_of_transformers(server, oracle):
     assert ids_of(raw.tokenize(server.grpc_url, pairs)) == expected
 
 
+@pytest.mark.parametrize("max_length", [63, 64, 511])  # the odd token of the room belongs to the longer text
+def test_the_longer_text_is_cut_first_if_asked_as_in_transformers(server, oracle, max_length):
+    texts = ["a " * length for length in [1, 29, 30, 31, 40, 255, 300, 700]]  # beyond what is encoded at first, too
+    # transformers keeps every combination of the parts that it cuts off: gigabytes for two long texts.
+    pairs = [pair for pair in HARD if pair[1] and len(pair[0]) + len(pair[1]) < 3_000]
+    pairs += [(query, document) for query in texts[-5:] for document in texts]
+    answer = raw.tokenize(server.grpc_url, pairs, max_length=max_length, query_max_length=0)
+    for ids, pair in zip(ids_of(answer), pairs, strict=True):
+        assert ids == oracle(*pair, truncation="longest_first", max_length=max_length)["input_ids"], pair
+    whole = [len(oracle(*pair)["input_ids"]) for pair in pairs]
+    assert answer["truncated"][:, 0].tolist() == [length > max_length for length in whole]
+
+
 def test_num_tokens_and_truncated(server, oracle):
     answer = raw.tokenize(server.grpc_url, HARD)
     for row, (query, document) in enumerate(HARD):
@@ -101,7 +114,7 @@ def test_model_info_is_the_manifest_and_the_limits(server, demo_repository):
         ({"max_length": "many"}, "max_length must be a whole number of tokens, got 'many'"),
         ({"max_length": True}, "max_length must be a whole number of tokens, got True"),
         ({"max_length": 64, "query_max_length": 60}, "query_max_length must be 1 to 59 tokens"),
-        ({"query_max_length": 0}, "query_max_length must be 1 to 507 tokens"),
+        ({"query_max_length": -1}, "query_max_length must be 1 to 507 tokens"),
     ],
 )
 def test_limits_out_of_range_are_refused(server, parameters, message):

@@ -69,10 +69,17 @@ def test_more_than_10000_documents_are_refused():
 
 
 @pytest.mark.parametrize("value", [0, -1, True, False, 1.0, "3"])
-@pytest.mark.parametrize("name", ["top_n", "max_length", "query_max_length"])
+@pytest.mark.parametrize("name", ["top_n", "max_length"])
 def test_counts_are_ints_from_1(name, value):
     with pytest.raises(InvalidRequestError, match=f"{name} is"):
         options(**{name: value})
+
+
+@pytest.mark.parametrize("value", [-1, True, False, 1.0, "3", 2**31])
+def test_the_length_of_a_query_is_an_int_from_0(value):
+    assert options(query_max_length=0).query_max_length == 0
+    with pytest.raises(InvalidRequestError, match="query_max_length is"):
+        options(query_max_length=value)
 
 
 def test_numpy_ints_are_ints():

@@ -75,9 +75,9 @@ class Limits:
         return asked
 
     def of_query(self, parameters):
-        """`query_max_length`: where queries are filled up, the checkpoint's length is the only one."""
+        """`query_max_length`: where queries are filled up, the checkpoint's length is the only one. 0 is that, too."""
         low, high = self.query.num_special + 1, self.query.max_length
-        asked = whole_number(parameters, "query_max_length", high)
+        asked = whole_number(parameters, "query_max_length", high) or high
         if self.query.fill_id is not None and asked != high:
             raise BadRequestError(f"query_max_length is {high} in this checkpoint and can't be changed, got {asked}")
         if not low <= asked <= high:
