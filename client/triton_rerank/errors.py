@@ -103,6 +103,10 @@ _HINTS = (
         "send fewer calls at once, add servers, or raise max_queue_size (on a CPU max_wait_s)",
     ),
     (
+        "increase the shared memory pool",
+        "the server's /dev/shm is full: enlarge it (--shm-size, shm_size, a larger emptyDir), or send shorter texts",
+    ),
+    (
         "unexpected inference output",
         "not a reranker; pass the name of an ensemble as model, such as reranker",
     ),

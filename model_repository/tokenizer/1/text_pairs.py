@@ -7,6 +7,7 @@ package of this project, so this file imports only `numpy`, `tokenizers` and Tri
 
 import json
 import os
+import time
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
@@ -25,6 +26,12 @@ RUN_CHARS = 256
 MAX_RUN_CHARACTERS = 16
 MAX_KNOWN_CHARACTERS = 1000
 MAX_READ_CHARS_PER_TOKEN = 4096
+# Between so many characters the encoder looks whether anyone still waits for the rest.
+PART_CHARS = 1 << 20
+# Longer timeouts count as none: about 285 years.
+LONGEST_TIMEOUT_US = 2**53
+# Triton's own words for a request that expires in the queue: clients recognise them.
+EXPIRED = "Request timeout expired"
 
 
 class BadRequestError(ValueError):
@@ -44,6 +51,7 @@ class PairRequest:
 
     def __init__(self, request, limits):
         self.request = request
+        self.expires_at_us = expiry_us(request)
         self.query_cells = text_cells(request, "query")
         document_cells = text_cells(request, "document")
         if len(self.query_cells) != len(document_cells):
@@ -54,8 +62,18 @@ class PairRequest:
         # Distinct queries: most requests repeat one query for every document.
         self.queries = {cell: decode(cell, "query", row) for cell, row in first_rows.items()}
 
+    @property
+    def expired(self):
+        """Whether its timeout is over. Triton never marks a step of an ensemble as cancelled."""
+        return 0 < self.expires_at_us < time.monotonic_ns() // 1000
+
     def response(self, tensors, model_info):
-        """The response with those of `tensors` that the request asks for, and `model_info` if it asks for that."""
+        """The response with those of `tensors` that the request asks for, and `model_info` if it asks for that.
+
+        An error if the request has expired: its texts may not have been encoded.
+        """
+        if self.expired:
+            return failure(EXPIRED, pb_utils.TritonError.UNAVAILABLE)
         requested = set(self.request.requested_output_names())
         if "model_info" in requested:
             tensors["model_info"] = np.full((len(self.documents), 1), model_info, object)
@@ -149,7 +167,9 @@ class TextEncoder:
         return short == long
 
     def encode_requests(self, batch, query_needed, *, query_prefix="", document_prefix=""):
-        """Encode the distinct queries and the documents of all requests in one batch.
+        """Encode the distinct queries and the documents of all requests, in one batch unless they are long.
+
+        Texts of requests that expire meanwhile are not encoded.
 
         Args:
             batch: `PairRequest`s.
@@ -160,12 +180,29 @@ class TextEncoder:
         Yields:
             For each request what `encode` returns for the batch's queries, by cell, and a list of it for its documents.
         """
-        queries = {cell: query_prefix + text for pairs in batch for cell, text in pairs.queries.items()}
-        documents = [(document_prefix + text, pairs.max_length) for pairs in batch for text in pairs.documents]
-        encoded = iter(self.encode([(text, query_needed) for text in queries.values()] + documents))
-        query_ids = {cell: next(encoded) for cell in queries}
+        owners = {}
+        for pairs in batch:
+            for cell in pairs.queries:
+                owners.setdefault(cell, []).append(pairs)
+        queries = [(query_prefix + those[0].queries[cell], query_needed, those) for cell, those in owners.items()]
+        documents = [(document_prefix + text, pairs.max_length, [pairs]) for pairs in batch for text in pairs.documents]
+        encoded = self._encode_awaited(queries + documents)
+        query_ids = {cell: next(encoded) for cell in owners}
         for pairs in batch:
             yield query_ids, [next(encoded) for _ in pairs.documents]
+
+    def _encode_awaited(self, texts):
+        """Yield what `encode` returns for each (text, needed, requests); no ids if all of its requests have expired."""
+        start, size = 0, 0
+        for end, (text, _, _) in enumerate(texts, start=1):
+            size += len(text)
+            if size < PART_CHARS and end < len(texts):
+                continue
+            awaited = [not all(pairs.expired for pairs in requests) for _, _, requests in texts[start:end]]
+            part = [text[:2] for text, wanted in zip(texts[start:end], awaited, strict=True) if wanted]
+            encoded = iter(self.encode(part) if part else ())
+            yield from (next(encoded) if wanted else ([], True) for wanted in awaited)
+            start, size = end, 0
 
 
 def read_requests(requests, limits):
@@ -189,7 +226,22 @@ def read_requests(requests, limits):
 
 def invalid(message):
     """The error response to an invalid request."""
-    return pb_utils.InferenceResponse(error=pb_utils.TritonError(message, pb_utils.TritonError.INVALID_ARG))
+    return failure(message, pb_utils.TritonError.INVALID_ARG)
+
+
+def failure(message, code):
+    """An error response to one request."""
+    return pb_utils.InferenceResponse(error=pb_utils.TritonError(message, code))
+
+
+def expiry_us(request):
+    """When the request's timeout ends, by the monotonic clock that all processes of a machine share; 0 = never.
+
+    Triton tells the caller's whole timeout, not when the request came, so time spent in the queue does not count. It
+    reads a timeout of -1 as 2^64 - 1: with the time of the clock that is more than INT64 holds.
+    """
+    timeout_us = request.timeout()
+    return time.monotonic_ns() // 1000 + timeout_us if 0 < timeout_us < LONGEST_TIMEOUT_US else 0
 
 
 def whole_number(parameters, name, default):

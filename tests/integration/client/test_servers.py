@@ -154,7 +154,7 @@ def test_a_server_that_is_stopped_in_mid_request_fails_by_name(demo_repository, 
         stopper = threading.Thread(target=stop_when_one_request_is_tokenized)
         stopper.start()
         with pytest.raises(tr.RerankError) as caught:
-            client.rerank("q", SLOW * 8, timeout=60)
+            client.rerank("q", SLOW * 8, timeout=20)
         stopper.join()
         assert type(caught.value) in (tr.ServerUnavailableError, tr.RequestCancelledError)
         with pytest.raises(tr.ServerUnavailableError, match="is Triton running there"):

@@ -1,5 +1,7 @@
 """Shapes around 2^31 to 2^63, odd timeouts and long texts without tokens: such a request harms no neighbour."""
 
+import subprocess
+import sys
 import threading
 
 import grpc
@@ -10,7 +12,7 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from support import raw
 from support.tiny_models import tiny_checkpoint
-from triton_rerank import RerankClient
+from triton_rerank import RequestTimeoutError, RerankClient
 from triton_rerank_build import EmbeddedServer, export
 from triton_rerank_build.late_interaction.settings import LateOptions
 
@@ -154,6 +156,53 @@ def test_shapes_that_kill_a_model_process_of_triton_2_51(repository, model, tens
     with EmbeddedServer(repository) as server:
         code, message = send(server, model, tensors)
         assert (code, "is not healthy" in message) == ("INTERNAL", True), message
+
+
+@pytest.mark.parametrize("model", TEXT_MODELS)
+def test_a_request_whose_caller_no_longer_waits_is_told_so(both, model):
+    code, message = send(both, model, texts(64, *([b"a" * 10_000] * 64)), timeout_us=1)
+    assert (code, message.endswith("Request timeout expired")) == ("UNAVAILABLE", True), message
+    assert send(both, model, texts(1, b"a"), timeout_us=60_000_000) == ("OK", "")
+
+
+@pytest.mark.parametrize("model", ENSEMBLES)
+def test_callers_who_gave_up_on_huge_documents_do_not_block_their_neighbours(both, model):
+    def give_up(document):
+        with RerankClient(both.grpc_url, model, max_retries=0) as client, pytest.raises(RequestTimeoutError):
+            client.rerank("why", [document], timeout=1)
+
+    callers = [threading.Thread(target=give_up, args=[" " * 60_000_000 + str(n)]) for n in range(4)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join()
+    with RerankClient(both.grpc_url, model, max_retries=0) as client:
+        assert len(client.rerank("why", ["The sky is blue."], timeout=10)) == 1
+
+
+MOUNT = 'mount -t tmpfs -o size=16m tmpfs /dev/shm && exec "$@"'
+SMALL = ("unshare", "--map-root-user", "--mount", "sh", "-c", MOUNT, "sh")
+CALLS = """
+import sys
+from triton_rerank import RerankClient, RerankError
+from triton_rerank_build import EmbeddedServer
+
+with EmbeddedServer(sys.argv[1]) as server, RerankClient(server.grpc_url) as client:
+    for document in ("a" * 20_000_000, "a"):
+        try:
+            print(len(client.rerank("why", [document])))
+        except RerankError as error:
+            print(str(error).replace("\\n", " "))
+"""
+
+
+def test_a_document_larger_than_shared_memory_fails_alone_with_a_remedy(repository):
+    if subprocess.run([*SMALL, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("this container lets no process mount a file system")
+    command = [*SMALL, sys.executable, "-c", CALLS, str(repository)]
+    refused, answered = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert "the server's /dev/shm is full: enlarge it" in refused
+    assert answered == "1"
 
 
 @pytest.mark.parametrize("model", ["tokenizer", "late_tokenizer"])

@@ -12,9 +12,11 @@ import pytest
 import torch
 from tokenizers import Tokenizer
 from transformers import AutoModel
+from tritonclient.grpc import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
 from support import raw
+from support.monitors import wait_until
 from support.texts import DOCUMENTS as TEXTS
 from support.texts import QUERIES as ASKED
 from support.tiny_late import DOCUMENTS, HIDDEN, QUERIES, vocabulary
@@ -185,7 +187,7 @@ def test_work_that_nobody_waits_for_is_dropped(small, small_server):
 
 @pytest.fixture(scope="module")
 def broken_server(colbert_repository, tmp_path_factory):
-    """A server whose encoder returns NaN for the word "mountain"."""
+    """A server whose encoder returns NaN for the word "mountain", and whose models can be unloaded."""
     repository = shutil.copytree(colbert_repository, tmp_path_factory.mktemp("broken") / "repository")
     graph = onnx.load(repository / "late_encoder/1/model.onnx", load_external_data=False).graph
     table = next(tensor for tensor in graph.initializer if list(tensor.dims) == [len(vocabulary()), HIDDEN])
@@ -198,7 +200,8 @@ def broken_server(colbert_repository, tmp_path_factory):
     before, after = (Artefact.of(folder / data).sha256 for folder in (colbert_repository, repository))
     for manifest in repository.glob("*/1/manifest.json"):
         manifest.write_text(manifest.read_text().replace(before, after))
-    with EmbeddedServer(repository, runtime="onnxruntime") as running:
+    explicit = ("--model-control-mode=explicit", "--load-model=*")
+    with EmbeddedServer(repository, runtime="onnxruntime", arguments=explicit) as running:
         yield running
 
 
@@ -219,3 +222,21 @@ def test_vectors_that_are_no_numbers_are_told_to_those_who_wait_for_them_alone(b
             assert [result.logit for result in call.result()] == pytest.approx(
                 [result.logit for result in expected], abs=1e-3
             )
+
+
+def test_a_missing_encoder_fails_those_whose_texts_are_not_cached_alone(broken_server):
+    cached, new = [f"sky {number}" for number in range(8)], [f"sea {number}" for number in range(8)]
+    with (
+        InferenceServerClient(broken_server.grpc_url) as triton,
+        RerankClient(broken_server.grpc_url, "late_interaction", max_retries=0) as client,
+        ThreadPoolExecutor(16) as pool,
+    ):
+        expected = client.score([("why", text) for text in cached], normalize=False)
+        triton.unload_model("late_encoder")
+        wait_until(lambda: not triton.is_model_ready("late_encoder"))
+        calls = [pool.submit(client.score, [("why", text)], normalize=False) for text in cached + new]
+        assert [call.result()[0] for call in calls[:8]] == pytest.approx(expected)
+        for call in calls[8:]:
+            with pytest.raises(InferenceError, match="late_encoder"):
+                call.result()
+        triton.load_model("late_encoder")

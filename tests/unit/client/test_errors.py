@@ -57,6 +57,14 @@ def test_a_full_queue_is_told_with_its_remedies_and_without_an_unknown_request_i
     )
 
 
+def test_a_full_shared_memory_gets_a_remedy():
+    # The beginning of Triton 2.51's message.
+    said = "in ensemble 'reranker', Failed to increase the shared memory pool size for key 'x' to 1048576 bytes."
+    error = error_from_status("INTERNAL", said, "gpu-1:8001")
+    assert type(error) is tr.InferenceError
+    assert "the server's /dev/shm is full: enlarge it" in str(error)
+
+
 def test_a_dead_address_gets_a_remedy():
     error = error_from_status("UNAVAILABLE", "failed to connect to all addresses", "host:8001")
     assert "is Triton running there?" in str(error)

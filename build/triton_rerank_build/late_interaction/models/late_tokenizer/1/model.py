@@ -11,7 +11,6 @@ does not depend on its query, so a document has the same ids, and the same vecto
 """
 
 import json
-import time
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +20,6 @@ from tokenizers import Tokenizer
 
 # The role of a token: other tokens attend to it, its vector counts in the score, or both. 0 is padding.
 ATTENDED, SCORED = 1, 2
-# Longer timeouts count as none: about 285 years.
-LONGEST_TIMEOUT_US = 2**53
 
 
 class Side:
@@ -131,7 +128,7 @@ class TritonPythonModel:
             "query_roles": padded([roles for _, roles, _ in queries], 0),
             "document_ids": padded([ids for ids, _, _ in documents], self.pad_id),
             "document_roles": padded([roles for _, roles, _ in documents], 0),
-            "expires_at_us": np.full((len(queries), 1), expiry_us(pairs.request), np.int64),
+            "expires_at_us": np.full((len(queries), 1), pairs.expires_at_us, np.int64),
             "num_tokens": np.array(num_tokens, np.int32)[:, None],
             "truncated": np.array(truncated, bool)[:, None],
         }
@@ -150,12 +147,3 @@ def padded(rows, fill):
     array = np.full((len(rows), int(lengths.max())), fill, rows[0].dtype)
     array[np.arange(array.shape[1]) < lengths[:, None]] = np.concatenate(rows)
     return array
-
-
-def expiry_us(request):
-    """When the request's timeout ends, by the monotonic clock that all processes of a machine share; 0 = never.
-
-    Triton reads a timeout of -1 as 2^64 - 1: with the time of the clock it is more than INT64 holds.
-    """
-    timeout_us = request.timeout()
-    return time.monotonic_ns() // 1000 + timeout_us if 0 < timeout_us < LONGEST_TIMEOUT_US else 0
