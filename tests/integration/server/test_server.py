@@ -12,12 +12,14 @@ import sys
 import tempfile
 import time
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
 import pytest
 
 from conftest import lay_out
+from support import raw
 from support.monitors import wait_until
 from triton_rerank import RerankClient, RerankError, ServerUnavailableError
 from triton_rerank_build import EmbeddedServer, RepositoryError, ServerStartError
@@ -224,11 +226,19 @@ def test_it_comes_back_after_a_crash_and_after_the_death_of_a_model_process(demo
             crash()
             wait_until(lambda before=before: gone([before], 0))
             wait_until(lambda: client.is_ready(timeout=5))
+        # Triton never answers the requests that a dying process holds; its restart ends their connection.
+        with RerankClient(server.grpc_url, timeout=None) as patient, ThreadPoolExecutor(1) as pool:
+            tokenized, _ = raw.statistics(server.grpc_url, "tokenizer")
+            call = pool.submit(patient.rerank, "flu", [f"{n} " + "word " * 400 for n in range(16)])
+            wait_until(lambda: raw.statistics(server.grpc_url, "tokenizer")[0] > tokenized)
+            stub_of(server, "cross_encoder_0_0").kill()
+            assert len(call.result()) == 16
         assert server.running
     restarts = [record.message for record in caplog.records if record.message.endswith("restarting the server")]
     assert [message.partition(";")[0] for message in restarts] == [
         "tritonserver was ended by signal 11 (SIGSEGV) (Signal (11) received.)",
         "the Python process of tokenizer_0_0 has ended",
+        "the Python process of cross_encoder_0_0 has ended",
     ]
     assert any(record.message.startswith("ready again") for record in caplog.records)
 
