@@ -38,7 +38,7 @@ def connection_options(*, many_models: bool = False, timeout: float = 60.0) -> a
     else:
         group.add_argument("--model", default="reranker", help="name of the ensemble (%(default)s)")
     group.add_argument("--timeout", type=seconds, default=timeout, metavar="SECONDS", help="of each call (%(default)g)")
-    group.add_argument("--tls", action="store_true", help="encrypt, trusting the system's roots")
+    group.add_argument("--tls", action="store_true", help="encrypt, trusting the root certificates that gRPC bundles")
     group.add_argument("--tls-ca", metavar="PEM", help="root certificates to trust")
     group.add_argument("--tls-key", metavar="PEM", help="this client's key")
     group.add_argument("--tls-cert", metavar="PEM", help="this client's certificate chain")

@@ -20,6 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0; 1 after an error, which is printed in one line; 130 after Ctrl-C.
     """
     options = _parser().parse_args(arguments)
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # a failed TLS handshake is told in the one line
     try:
         status: int = options.run(options)
         sys.stdout.flush()

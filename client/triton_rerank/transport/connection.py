@@ -159,6 +159,19 @@ def sends_token_in_plain_text(
     )
 
 
+def target_of(url: str) -> str:
+    """What gRPC is asked to connect to.
+
+    "localhost" stands for 127.0.0.1 alone: Triton listens on IPv4, and after a failure gRPC tells the error of one
+    address, by chance that of ::1.
+    """
+    return f"ipv4:127.0.0.1:{url.rpartition(':')[2]}" if _is_localhost(url) else url
+
+
+def _is_localhost(url: str) -> bool:
+    return url.lower().startswith("localhost:")
+
+
 def channel_options(url: str, tls: TLS | None = None) -> list[tuple[str, int | str]]:
     """Settings of the channel to one server.
 
@@ -185,6 +198,8 @@ def channel_options(url: str, tls: TLS | None = None) -> list[tuple[str, int | s
         options.append(("grpc.enable_http_proxy", 0))
     if url.startswith(("dns:", "ipv4:", "ipv6:")):
         options.append(("grpc.service_config", ROUND_ROBIN))
-    if tls is not None and tls.server_name is not None:
-        options.append(("grpc.ssl_target_name_override", tls.server_name))
+    if tls is not None and (name := tls.server_name or ("localhost" if _is_localhost(url) else None)):
+        options.append(("grpc.ssl_target_name_override", name))
+    elif _is_localhost(url):
+        options.append(("grpc.default_authority", url))
     return options

@@ -92,6 +92,8 @@ class Exchange:
         self._most_running = float(most_running)
         self._window = self._most_running
         self._silent: set[int] = set()
+        self._gone_error: ServerUnavailableError | None = None
+        """Why the last failed request found no server, until one is answered."""
         self.num_sent: int = 0
 
     @property
@@ -104,6 +106,7 @@ class Exchange:
 
         Raises:
             RequestTimeoutError: The deadline has passed.
+            ServerUnavailableError: It has passed while no server could be reached.
         """
         if self._deadline.passed(now):
             raise self._timed_out()
@@ -132,6 +135,7 @@ class Exchange:
         self._answered += 1
         self._window = min(self._window + 1 / self._window, self._most_running)
         self._begun = True
+        self._gone_error = None
         took_s = None if self._quick else now - attempt.sent_at
         self._servers.answered(attempt.server, now, took_s, priority=self._priority)
         self._budget.succeeded()
@@ -154,6 +158,7 @@ class Exchange:
             self._overloaded(attempt, error, now)
         elif isinstance(error, ServerUnavailableError):
             self._servers.unreachable(attempt.server, now, error)
+            self._gone_error = error
             self._gone(attempt, error, now)
         else:
             raise error
@@ -249,7 +254,9 @@ class Exchange:
         retries = attempt.retries + attempt.gone_retries
         logger.debug("request %d goes again: %s (retry %d)", attempt.index, reason, retries)
 
-    def _timed_out(self) -> RequestTimeoutError:
+    def _timed_out(self) -> RerankError:
+        if self._gone_error is not None and not self._in_flight:
+            return self._servers.summary(self._gone_error)
         done = f"{self._answered} of {self._count} requests were answered within the timeout"
         if self._silent and not self._answered:
             urls = ", ".join(self._servers.urls[server] for server in sorted(self._silent))

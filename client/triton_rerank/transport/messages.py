@@ -20,7 +20,7 @@ except TypeError as error:  # from protobuf, which knows no other name for it
 
 from triton_rerank.errors import RerankError, UnexpectedResponseError, error_from_status
 from triton_rerank.ranking.batching import Part
-from triton_rerank.transport.connection import TLS, channel_options, through_proxy
+from triton_rerank.transport.connection import TLS, channel_options, target_of, through_proxy
 from triton_rerank.transport.untyped import Channel, Message, Rpc, Stub
 
 OUTPUTS = ("logits", "num_tokens", "truncated")
@@ -54,12 +54,12 @@ def async_stub(url: str, tls: TLS | None, compression: str | None) -> tuple[Chan
 
 
 def _open(module: ModuleType, url: str, tls: TLS | None, compression: str | None) -> Channel:
-    options, packing = channel_options(url, tls), COMPRESSION[compression]
+    options, packing, target = channel_options(url, tls), COMPRESSION[compression], target_of(url)
     if tls is None:
-        return module.insecure_channel(url, options=options, compression=packing)
+        return module.insecure_channel(target, options=options, compression=packing)
     roots, key, chain = tls.read()
     credentials = grpc.ssl_channel_credentials(roots, key, chain)
-    return module.secure_channel(url, credentials, options=options, compression=packing)
+    return module.secure_channel(target, credentials, options=options, compression=packing)
 
 
 def _with_stub(channel: Channel) -> tuple[Channel, Stub]:

@@ -148,6 +148,15 @@ def test_a_server_that_has_answered_is_retried_within_the_deadline_for_300_s_at_
     assert now == until
 
 
+def test_a_deadline_that_passes_between_two_retries_names_the_servers_that_are_gone():
+    course = exchange(servers=2, timeout=10.0, backoff=lambda retries: 4.0)
+    for now in (0.0, 0.0, 4.0, 4.0):
+        course.failed(course.due(now)[0], DOWN, now)
+    assert course.wait_s(4.0) == 4.0
+    with pytest.raises(ServerUnavailableError, match="none of 2 servers answers: down; down"):
+        course.due(10.1)
+
+
 def test_without_retries_a_server_that_is_gone_ends_the_call():
     course = exchange(max_retries=0)
     with pytest.raises(ServerUnavailableError):

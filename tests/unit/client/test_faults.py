@@ -750,10 +750,23 @@ def test_a_mismatch_of_tls_is_told(client_class, tls_server, authority, tls, mes
         client.rerank("q", ["1"], timeout=10)
 
 
-def test_tls_to_a_server_without_it_is_told(client_class, server):
-    client = client_class(server.url, tls=True, max_retries=0)
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+def test_tls_to_a_server_without_it_is_told(client_class, server, host):
+    client = client_class(f"{host}:{server.port}", tls=True, max_retries=0)
     with client, pytest.raises(tr.ServerUnavailableError, match="answers, but not with TLS"):
         client.rerank("q", ["1"], timeout=10)
+
+
+def test_localhost_is_the_name_in_a_certificate(client_class, authority):
+    own = authority.issue_cert("localhost")
+    pair = (own.private_key_pem.bytes(), own.cert_chain_pems[0].bytes())
+    with FakeTriton(credentials=grpc.ssl_server_credentials([pair])) as server:
+        roots = tr.TLS(authority.cert_pem.bytes())
+        with client_class(f"localhost:{server.port}", tls=roots) as client:
+            assert len(client.rerank("q", ["1"])) == 1
+        other = client_class(server.url, tls=roots, max_retries=0)
+        with other, pytest.raises(tr.ServerUnavailableError, match="certificate is for another name"):
+            other.rerank("q", ["1"], timeout=10)
 
 
 def test_a_serialized_component_holds_paths_and_no_keys():
