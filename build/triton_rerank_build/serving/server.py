@@ -179,6 +179,7 @@ class EmbeddedServer:
         # The supervisor does the same at its end, but it may be killed.
         self._cleanup.callback(remove_shared_memory, shm_prefix)
         self._cleanup.callback(shutil.rmtree, folder, ignore_errors=True)
+        loads = load_arguments(self.repository, chosen)
         command = [
             *(sys.executable, "-m", "triton_rerank_build.serving.supervisor"),
             *("--folder", str(folder), "--shm-prefix", shm_prefix, "--exit-timeout", str(self._exit_timeout_s)),
@@ -186,7 +187,8 @@ class EmbeddedServer:
             "--",
             *installation.command(self.repository, folder, self._listeners, shm_prefix),
             f"--exit-timeout-secs={int(self._exit_timeout_s)}",
-            *load_arguments(self.repository, chosen),
+            *loads,
+            *tritonserver.restrictions(loads, self._arguments),
             *self._arguments,
         ]
         self.reason = None

@@ -4,6 +4,7 @@ import ctypes
 import importlib.util
 import os
 import platform
+import secrets
 import shutil
 import sys
 import sysconfig
@@ -22,6 +23,9 @@ RUNTIMES = {
 }
 # OpenVINO keeps a compiled copy of every model, precision and version: 2.3 GB for bge-reranker-v2-m3 at fp32.
 COMPILED_BYTES = 6_000_000_000
+# Callers of a reranker don't need these. With them, a caller could map shared memory of this machine, choose files that
+# tritonserver writes, and, where models may be loaded one by one, load code of his own.
+RESTRICTED = ("shared-memory", "trace", "logging")
 INSTALL_SERVER = 'pip install "triton-rerank-build[server]"'
 
 
@@ -83,6 +87,20 @@ class Installation:
         shutil.copy(stub_of(self.root, f"{sys.version_info.major}.{sys.version_info.minor}"), backends / "python")
         shutil.copytree(BACKENDS, backends, ignore=no_caches, dirs_exist_ok=True)
         return backends
+
+
+def restrictions(loads: Sequence[str], arguments: Sequence[str]) -> tuple[str, ...]:
+    """Tritonserver's options that close RESTRICTED to callers, by a random key; none if the owner restricts APIs.
+
+    Args:
+        loads: Options that choose single models. Triton would load any other model on request then.
+        arguments: The owner's own options.
+    """
+    if any(option.startswith(("--grpc-restricted", "--http-restricted")) for option in arguments):
+        return ()
+    loads = ("model-repository",) if loads else ()
+    group = f"{','.join((*RESTRICTED, *loads))}:rerank-admin-key={secrets.token_hex(16)}"
+    return f"--grpc-restricted-protocol={group}", f"--http-restricted-api={group}"
 
 
 def find(runtime: str) -> Installation:

@@ -102,6 +102,22 @@ def test_what_clients_and_monitoring_need_stays_open(restricted, stub):
         assert http_status(restricted, "GET", path, {})[0] == 200, path
 
 
+def test_the_local_server_closes_what_reaches_files_and_shared_memory(server):
+    index, load, *_ = RESTRICTED_GRPC
+    with grpc.insecure_channel(server.grpc_url) as channel:
+        stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+        for name, message in RESTRICTED_GRPC.items():
+            if not name.startswith("Repository"):
+                with pytest.raises(grpc.RpcError, match=f"restricted, expecting header '{GRPC_HEADER}'"):
+                    getattr(stub, name)(message, timeout=10)
+        assert len(getattr(stub, index)(RESTRICTED_GRPC[index], timeout=10).models) == 3
+        with pytest.raises(grpc.RpcError, match="explicit model load / unload is not allowed"):
+            getattr(stub, load)(RESTRICTED_GRPC[load], timeout=10)
+    for method, path in RESTRICTED_HTTP:
+        if not path.startswith("repository"):
+            assert http_status(server, method, path, {})[0] == 403, path
+
+
 def test_without_a_key_in_the_environment_it_is_random():
     (one,), (other,) = (
         [option for option in server_options(key) if option.startswith("--grpc-restricted-protocol")]

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -306,14 +307,13 @@ def test_one_ensemble_of_two_is_loaded_and_only_grpc_leaves_loopback(colbert_rep
         try:
             urls = re.findall(r"127\.0\.0\.1:(\d+)", serve.stdout.readline())
             grpc, http, metrics = map(int, urls)
-            models = f"http://127.0.0.1:{http}/v2/repository/index"
-            with urllib.request.urlopen(urllib.request.Request(models, method="POST")) as answer:
-                states = {model["name"]: model.get("state") for model in json.load(answer)}
-            assert {name for name, state in states.items() if state == "READY"} == {
-                "cross_encoder",
-                "reranker",
-                "tokenizer",
-            }
+            with urllib.request.urlopen(f"http://127.0.0.1:{http}/v2/models/stats") as answer:
+                loaded = {model["name"] for model in json.load(answer)["model_stats"]}
+            assert loaded == {"cross_encoder", "reranker", "tokenizer"}
+            # Triton would load any model now, with any code.
+            load = f"http://127.0.0.1:{http}/v2/repository/models/late_scorer/load"
+            with pytest.raises(urllib.error.HTTPError, match="403"):
+                urllib.request.urlopen(urllib.request.Request(load, b"{}", method="POST"))
             (triton,) = [p for p in psutil.Process(serve.pid).children(recursive=True) if p.name() == "tritonserver"]
             listening = {c.laddr.port: c.laddr.ip for c in triton.net_connections("tcp") if c.status == "LISTEN"}
             assert listening[grpc] in ("0.0.0.0", "::")
