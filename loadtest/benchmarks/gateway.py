@@ -5,7 +5,8 @@ to it in turns: from `AsyncRerankClient` in this process, and over HTTP through 
 
 added CPU: CPU time per call of the gateway's process, less that of the client's calls in this process, with 8 callers.
 calls per second: calls of 8 callers per second of the gateway's CPU time, which is what one core serves.
-added p99: of one caller, whose calls alternate between the two ways.
+added p99: of one caller, whose calls alternate between the two ways; the median of the turns, since other programs on
+the machine delay calls of either way.
 """
 
 import argparse
@@ -86,7 +87,7 @@ def main() -> None:
             server.wait()
 
 
-async def measure(url: str, port: int, gateway: psutil.Process, options: argparse.Namespace) -> None:
+async def measure(url: str, port: int, process: psutil.Process, options: argparse.Namespace) -> None:
     """Alternate between the two ways, and print the differences."""
     documents = documents_of(options.documents)
     callers = [HttpCaller(port, documents) for _ in range(CALLERS)]
@@ -101,17 +102,20 @@ async def measure(url: str, port: int, gateway: psutil.Process, options: argpars
         own = psutil.Process()
         cpu: dict[str, list[float]] = {"gateway": [], "client": []}
         for _ in range(options.rounds):
-            cpu["gateway"].append(await cpu_ms(gateway, [caller.call for caller in callers], options.calls))
+            cpu["gateway"].append(await cpu_ms(process, [caller.call for caller in callers], options.calls))
             cpu["client"].append(await cpu_ms(own, [direct] * CALLERS, options.calls))
-        walls = await latencies(callers[0].call, direct, options.calls * 3)
+        turns = [await latencies(callers[0].call, direct, options.calls) for _ in range(options.rounds)]
         for caller in callers:
             await caller.__aexit__()
     through, alone = (statistics.median(cpu[name]) for name in ("gateway", "client"))
     print(f"{options.documents} documents of 1 kB, medians of {options.rounds} turns of {options.calls} calls")
     print(f"CPU a call: gateway {through:.2f} ms, client alone {alone:.2f} ms")
-    added = {q: percentile(walls[0], q) - percentile(walls[1], q) for q in (50, 99)}
-    for name, found in zip(("gateway", "client alone"), walls, strict=True):
-        print(f"one caller, {name}: p50 {percentile(found, 50):.2f} ms, p99 {percentile(found, 99):.2f} ms")
+    added = {}
+    for q in (50, 99):
+        both = [(percentile(gateway, q), percentile(client, q)) for gateway, client in turns]
+        added[q] = statistics.median(gateway - client for gateway, client in both)
+        ways = [statistics.median(way) for way in zip(*both, strict=True)]
+        print(f"one caller, p{q}: gateway {ways[0]:.2f} ms, client alone {ways[1]:.2f} ms, added {added[q]:.2f} ms")
     print(
         f"RESULT added_cpu_ms_{options.documents}={through - alone:.2f} calls_per_s={1e3 / through:.0f} "
         f"p50_added_ms={added[50]:.2f} p99_added_ms={added[99]:.2f}"
@@ -142,7 +146,7 @@ async def cpu_ms(process: psutil.Process, calls: list[Call], count: int) -> floa
 
 
 async def latencies(first: Call, second: Call, count: int) -> tuple[list[float], list[float]]:
-    """Wall milliseconds of calls that alternate."""
+    """Wall milliseconds of `count` calls of each way, which alternate."""
     found: tuple[list[float], list[float]] = ([], [])
     for _ in range(count):
         for call, times in zip((first, second), found, strict=True):

@@ -17,6 +17,8 @@ from triton_rerank.transport.tracing import continued
 
 logger: logging.Logger = logging.getLogger("triton_rerank.gateway")
 
+_PROBES = ("health", "ready", "live", "metrics")
+
 
 class Observed:
     """The outermost layer of the application."""
@@ -57,8 +59,8 @@ class Observed:
 
 
 def _log(record: Record, scope: Scope, status: int) -> None:
-    """One line for each request; probes and scrapes are of no interest while they succeed."""
-    level = logging.INFO if scope["method"] == "POST" or status >= 400 else logging.DEBUG
+    """One line for each request, but not for probes and scrapes: `served` tells when readiness changes."""
+    level = logging.DEBUG if record.endpoint in _PROBES else logging.INFO
     if not logger.isEnabledFor(level):
         return
     logger.log(

@@ -73,8 +73,10 @@ class Served:
             if now - self._answered_at < _READY_AGE_S:
                 return True
             if now - self._ready_at >= _READY_AGE_S:
-                self._ready = await self._probe()
+                before, self._ready = self._ready, await self._probe()
                 self._ready_at = time.monotonic()
+                if self._ready and not before:
+                    logger.info("ready")
             return self._ready
 
     async def _probe(self) -> bool:
@@ -83,7 +85,8 @@ class Served:
         except ServerOverloadedError:
             return True
         except RerankError as error:
-            logger.info("not ready: %s: %s", type(error).__name__, error)
+            if self._ready or self._ready_at == -math.inf:  # once, not with every probe
+                logger.warning("not ready: %s: %s", type(error).__name__, error)
             return False
         return True
 

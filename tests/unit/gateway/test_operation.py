@@ -170,6 +170,18 @@ async def test_readiness_is_asked_for_once_a_second(web, triton):
     assert len(triton.requests) == 1
 
 
+async def test_the_log_tells_when_readiness_changes(make, triton, caplog, monkeypatch):
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr("triton_rerank.gateway.served._READY_AGE_S", 0.0)
+    web = make()
+    for fails in (False, False, True, True, False):
+        if fails:
+            triton.faults.append(refuse(grpc.StatusCode.INTERNAL, "CUDA error"))
+        await web.get("/health")
+    told = [record.getMessage().partition(":")[0] for record in caplog.records if "gateway" in record.name]
+    assert told == ["ready", "not ready", "ready"]
+
+
 async def test_an_overloaded_reranker_is_ready_and_a_dead_one_is_not(make, triton):
     triton.faults.append(refuse(grpc.StatusCode.UNAVAILABLE, "Exceeds maximum queue size"))
     assert (await make().get("/v1/health/ready")).json()["status"] == "ready"
