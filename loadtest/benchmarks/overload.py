@@ -66,14 +66,16 @@ class Outcome:
 class Load:
     """Calls to one server, with the client's default retries.
 
+    Each call has a client of its own, as of independent callers: the calls of one client wait in it for their turn.
+
     Args:
-        client: Client of the server.
+        url: Address of the server.
         searches: Searches, used in rotation.
         priority: Priority of the calls.
     """
 
-    def __init__(self, client: RerankClient, searches: Sequence[Search], priority: int | None) -> None:
-        self._client, self._searches, self._priority = client, searches, priority
+    def __init__(self, url: str, searches: Sequence[Search], priority: int | None) -> None:
+        self._url, self._searches, self._priority = url, searches, priority
         self._lock = threading.Lock()
 
     def closed(self, callers: int, seconds: float) -> Outcome:
@@ -107,7 +109,8 @@ class Load:
     def _call(self, turn: int, due: float, outcome: Outcome) -> None:
         search = self._searches[turn % len(self._searches)]
         try:
-            self._client.rerank(search.query, search.documents, priority=self._priority)
+            with RerankClient(self._url, timeout=TIMEOUT_S) as client:
+                client.rerank(search.query, search.documents, priority=self._priority)
         except RerankError as error:
             with self._lock:
                 outcome.errors[type(error).__name__] += 1
@@ -133,9 +136,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         EmbeddedServer(
             with_max_wait(options.max_wait, repository, Path(folder)) if options.max_wait else repository
         ) as server,
-        RerankClient(server.grpc_url, timeout=TIMEOUT_S) as client,
     ):
-        load = Load(client, searches, options.priority)
+        load = Load(server.grpc_url, searches, options.priority)
         load.closed(2, 3)  # warm-up
         callers = options.callers or saturating(load, options.step_seconds)
         before = printed(f"{callers} callers", load.closed(callers, 2 * options.step_seconds))

@@ -12,7 +12,8 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from itertools import islice
+from dataclasses import replace
+from itertools import cycle, islice
 
 from benchmarks.bench import repository_of
 from load.workload import Search, generated
@@ -31,6 +32,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="repetitions (default: %(default)s)")
     parser.add_argument("--documents", type=int, nargs="+", default=DOCUMENTS, help="documents a call")
     parser.add_argument("--callers", type=int, nargs="+", default=CALLERS, help="callers at once")
+    parser.add_argument("--short", action="store_true", help="documents of a dozen words, not of 130 tokens")
     parser.add_argument("--host", nargs="+", default=[], help="addresses of running servers, compared with each other")
     options = parser.parse_args()
     with ExitStack() as stack:
@@ -46,17 +48,31 @@ def main() -> None:
         results = [
             f"{name}_{documents}_{what}={value:.2f}"
             for documents in options.documents
-            for name, values in compare(clients, documents, options.callers, options.rounds).items()
+            for name, values in compare(
+                clients, searches_of(documents, options.short), options.callers, options.rounds
+            ).items()
             for what, value in values.items()
         ]
     print("RESULT", *results)
 
 
+def searches_of(num_documents: int, short: bool) -> list[Search]:
+    """Eight searches."""
+    searches = list(islice(generated(num_documents, seed=3), 8))
+    if not short:
+        return searches
+    shortened = [" ".join(f"{number} of {search.query}".split()[:12]) for search in searches for number in range(100)]
+    return [
+        replace(search, documents=tuple(islice(cycle(shortened[100 * turn :]), num_documents)))
+        for turn, search in enumerate(searches)
+    ]
+
+
 def compare(
-    clients: dict[str, RerankClient], num_documents: int, callers: Sequence[int], rounds: int
+    clients: dict[str, RerankClient], searches: Sequence[Search], callers: Sequence[int], rounds: int
 ) -> dict[str, dict[str, float]]:
     """Medians for each client: seconds of a lone call, pairs/s of each number of callers; printed, and as ratios."""
-    searches = list(islice(generated(num_documents, seed=3), 8))
+    num_documents = len(searches[0].documents)
     found: dict[str, dict[str, list[float]]] = {name: {} for name in clients}
     for number in range(rounds + 1):
         for name in [*clients][:: 1 if number % 2 else -1]:

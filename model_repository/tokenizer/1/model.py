@@ -12,6 +12,7 @@ truncation.max_length (the limit of a pair) and padding.pad_id.
 """
 
 import json
+from array import array
 from pathlib import Path
 
 import numpy as np
@@ -156,7 +157,10 @@ class TritonPythonModel:
         width = self.limits.bucket(int(lengths.max()))
         is_token = np.arange(width, dtype=np.int32) < lengths[:, None]  # [num_pairs, width]
         input_ids = np.full(is_token.shape, self.pad_id, np.int32)
-        input_ids[is_token] = np.concatenate(rows)
+        flat = array("i")  # numpy takes twice as long to read lists
+        for row in rows:
+            flat.fromlist(row)
+        input_ids[is_token] = np.frombuffer(flat, np.int32)
         attention_mask = is_token.astype(np.int32)
         if self.template.has_types:
             attention_mask[is_token] += self.template.types(np.array(query_lengths, np.int32), lengths)
