@@ -16,14 +16,15 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import count, islice, pairwise
+from itertools import count, pairwise
 from pathlib import Path
 
 from benchmarks.bench import repository_of
+from benchmarks.requests import searches_of
 from benchmarks.shapes import SHAPES
 from benchmarks.variants import with_max_wait
 from load.recording import percentile
-from load.workload import Search, generated
+from load.workload import Search
 from triton_rerank import RerankClient, RerankError, ServerOverloadedError
 from triton_rerank_build import EmbeddedServer
 
@@ -129,7 +130,7 @@ def arrivals(per_s: float, seconds: float) -> Iterator[float]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print, and return the exit status: 1 if an expectation is not met."""
     options = parse(arguments)
-    searches = list(islice(generated(options.documents, seed=5), 16))
+    searches = searches_of(options.documents, options.short)
     repository = repository_of(options.shape)
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -166,6 +167,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--shape", choices=["demo", *SHAPES], default="demo", help="checkpoint (default: %(default)s)")
     parser.add_argument("--callers", type=int, help="callers that saturate the server (default: measured)")
     parser.add_argument("--documents", type=int, default=100, help="documents per call (default: %(default)s)")
+    parser.add_argument("--short", action="store_true", help="documents of a dozen words, not of 130 tokens")
     parser.add_argument("--priority", type=int, help="priority of each call (default: the server's)")
     parser.add_argument(
         "--max-wait", type=float, help="another max_wait_s of cross_encoder (default: the committed one)"
