@@ -84,6 +84,7 @@ def cached_checkpoint(kind: str, revision: str, model_of: "Callable[[Path], PreT
                 model_of(weights_wheel).save_pretrained(whole)
             except SafetensorError as error:
                 raise BuildError(f"{cache}: the {kind} checkpoint cannot be written: {error}") from error
+            (whole / "model.safetensors").chmod(0o644)  # safetensors makes files that their owner alone can read
             write_tokenizer(tokenizer_wheel, whole)
             whole.rename(folder)
         _remove_superseded(cache, kind, folder)

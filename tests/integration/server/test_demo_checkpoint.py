@@ -108,6 +108,7 @@ def test_a_conversion_that_was_killed_is_done_again(folder, tmp_path, monkeypatc
     made = demo_checkpoint()
 
     assert made.parent == tmp_path
+    assert all(path.stat().st_mode & 0o444 == 0o444 for path in made.iterdir())
     assert not left.exists()
     assert not (tmp_path / "demo-reranker-0123456789abcdef").exists(), "another release's copy is superseded"
     assert (tmp_path / "demo-late-0123456789abcdef").exists()
