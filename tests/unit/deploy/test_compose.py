@@ -183,6 +183,19 @@ def tritonserver_options():
     return options
 
 
+@pytest.mark.parametrize("target", ["server", "server-cpu"])
+def test_a_server_image_installs_as_root_and_runs_as_another_user(target):
+    # Since Python 3.12 Debian's pip needs the variable.
+    lines = [line.strip() for line in lines_of(target) if line.startswith(("USER", "RUN", "ENV PIP"))]
+    user, ready = "", False
+    for line in lines:
+        if line.startswith("USER"):
+            user = line.split()[1]
+        ready |= line == "ENV PIP_BREAK_SYSTEM_PACKAGES=1"
+        assert not line.startswith("RUN") or (user == "root" and ready), line
+    assert user == "1000"
+
+
 def newer_options():
     return {line for line in NEWER_OPTIONS.read_text().splitlines() if line.startswith("--")}
 
