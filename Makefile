@@ -76,7 +76,7 @@ clean: ## Remove the virtual environment and files of the tools; installed model
 
 clean-models: ## Remove what `export` and `engine` installed into model_repository
 	rm -rf model_repository/late_* model_repository/cross_encoder/1/engine
-	rm -f $(addprefix model_repository/cross_encoder/1/,model.onnx model.onnx.data model.plan engine.onnx manifest.json)
+	rm -f $(addprefix model_repository/cross_encoder/1/,model.onnx model.onnx.data model.padded.onnx model.reference.onnx model.plan engine.onnx manifest.json)
 	rm -f $(addprefix model_repository/tokenizer/1/,tokenizer.json manifest.json) model_repository/*/1/*.tmp
 
 clean-cache: ## Remove downloads, converted checkpoints and compiled models (~/.cache/triton-rerank)

@@ -60,18 +60,30 @@ def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
 
 
-@pytest.fixture(scope="session")
-def demo_artefacts() -> Path:
+def kept_export(precision: str) -> Path:
     """A repository that holds the demo reranker's artefacts, kept between runs."""
-    folder = cache_folder() / f"test-repository-{demo_revision()[:12]}-{EXPORTER_VERSION}"
+    version = f"{demo_revision()[:12]}-{EXPORTER_VERSION}"
+    folder = cache_folder() / f"test-repository-{precision}-{version}"
     with locked(cache_folder() / "test-repository.lock", wait=True):
         if not folder.is_dir():
             for other in cache_folder().glob("test-repository-*"):
                 # Another checkout may be using a younger one.
-                if other.is_dir() and other.stat().st_mtime < time.time() - 86_400:
+                if other.is_dir() and not other.name.endswith(version) and other.stat().st_mtime < time.time() - 86_400:
                     shutil.rmtree(other, ignore_errors=True)
-        export("demo", repository=folder)
+        export("demo", repository=folder, precision=precision)
     return folder
+
+
+@pytest.fixture(scope="session")
+def demo_artefacts() -> Path:
+    """The demo reranker's artefacts at fp32."""
+    return kept_export("fp32")
+
+
+@pytest.fixture(scope="session")
+def fp16_artefacts() -> Path:
+    """The demo reranker's artefacts at fp16, with the graph of packed rows for GPUs."""
+    return kept_export("fp16")
 
 
 @pytest.fixture(scope="session")
@@ -81,9 +93,9 @@ def demo_repository(demo_artefacts: Path, tmp_path_factory: pytest.TempPathFacto
 
 
 @pytest.fixture(scope="session")
-def onnxruntime_repository(demo_repository: Path) -> Path:
-    """The demo reranker as ONNX Runtime serves it."""
-    return demo_repository
+def onnxruntime_repository(fp16_artefacts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The committed repository with the demo reranker at fp16, as ONNX Runtime serves it."""
+    return lay_out(tmp_path_factory.mktemp("fp16") / "repository", fp16_artefacts)
 
 
 @pytest.fixture(scope="session")

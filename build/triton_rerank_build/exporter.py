@@ -4,14 +4,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from triton_rerank_build.checkpoints.resolve import DEMO, Checkpoint, resolve_checkpoint
-from triton_rerank_build.contract import EXPORTER_VERSION, IR_VERSION, OPSET, PRECISIONS, TOKENIZER_FILE
+from triton_rerank_build.contract import EXPORTER_VERSION, IR_VERSION, MODEL_FILE, OPSET, PRECISIONS, TOKENIZER_FILE
 from triton_rerank_build.errors import RepositoryError, UnsupportedModelError
 from triton_rerank_build.graphs.memory import GPU_MAX_LENGTH
 from triton_rerank_build.graphs.onnx import export_onnx, load_model
 from triton_rerank_build.late_interaction.export import LateExport, export_late
 from triton_rerank_build.late_interaction.settings import LateOptions
+from triton_rerank_build.repository.configs import check_packed_inputs
 from triton_rerank_build.repository.install import check_writable, exclusive, install, measure, staging
-from triton_rerank_build.repository.layout import complete_from_template, template_repository
+from triton_rerank_build.repository.layout import complete_from_template, padded_graph, template_repository
 from triton_rerank_build.repository.manifest import Manifest, now, read_manifest, tool_versions
 from triton_rerank_build.repository.verify import differences
 from triton_rerank_build.support.extras import require_build_extra
@@ -77,6 +78,8 @@ def export(
         return export_late(LateExport(source, repository, precision, max_length, options, force), steps)
     with exclusive(repository):
         present = _present(repository, source, precision, length, force)
+        if precision == "fp16":
+            check_packed_inputs(repository)
         if present is not None:
             complete_from_template(repository, template_repository())
             logger.info("      %s is installed and intact: nothing to do", checkpoint)
@@ -133,6 +136,7 @@ def _export(source: Checkpoint, repository: Path, precision: str, max_length: in
         save_tokenizer,
     )
     from triton_rerank_build.parity.compare import make_batches, prove, reference_logits
+    from triton_rerank_build.parity.packed import prove_packed
     from triton_rerank_build.parity.texts import HARD_PAIRS, PAIRS
 
     with steps.step("loading tokenizer and weights"):
@@ -148,27 +152,31 @@ def _export(source: Checkpoint, repository: Path, precision: str, max_length: in
             batches = make_batches(tokenizer, max_length, pad_id, token_types=token_types)
             expected = reference_logits(model, batches)
         with steps.step(f"exporting to ONNX, {precision}"):
-            path = export_onnx(model, staged, precision=precision, max_length=max_length, token_types=token_types)
+            export_onnx(model, staged, precision=precision, max_length=max_length, token_types=token_types)
             # Frees what the graph did not take over.
             del model
             save_tokenizer(tokenizer, staged / TOKENIZER_FILE, max_length=max_length, pad_id=pad_id)
         with steps.step("comparing the graph with PyTorch"):
-            parity = prove(path, batches, expected, precision)
-            logger.info(
-                "      worst difference %.2g (%s), Kendall's tau %.4f",
-                parity.worst_difference,
-                parity.worst_batch,
-                parity.kendall_tau,
-            )
+            proofs = [prove(padded_graph(staged), batches, expected, precision)]
+            if precision == "fp16":
+                proofs.append(prove_packed(staged / MODEL_FILE, batches, expected, precision))
+            for proof, rows in zip(proofs, ("padded", "packed"), strict=False):
+                logger.info(
+                    "      %s rows: worst difference %.2g (%s), Kendall's tau %.4f",
+                    rows,
+                    proof.worst_difference,
+                    proof.worst_batch,
+                    proof.kendall_tau,
+                )
         with steps.step(f"installing into {repository}"):
-            manifest = _manifest(source, precision, max_length, parity, staged, token_types)
+            manifest = _manifest(source, precision, max_length, proofs, staged, token_types)
             complete_from_template(repository, template_repository())
             install(staged, repository, manifest)
     return manifest
 
 
 def _manifest(
-    source: Checkpoint, precision: str, max_length: int, parity: "Parity", staged: Path, token_types: bool
+    source: Checkpoint, precision: str, max_length: int, proofs: "list[Parity]", staged: Path, token_types: bool
 ) -> Manifest:
     return Manifest(
         checkpoint=source.name,
@@ -179,10 +187,11 @@ def _manifest(
         opset=OPSET,
         ir_version=IR_VERSION,
         exporter=EXPORTER_VERSION,
-        parity=parity,
+        parity=proofs[0],
         artefacts=measure(staged),
         tools=tool_versions(),
         created=now(),
         activation=source.activation,
         token_types=token_types,
+        packed=proofs[1] if len(proofs) > 1 else None,
     )

@@ -8,6 +8,7 @@ import openvino
 from tokenizers import Tokenizer
 
 from triton_rerank_build.parity.compare import INT8_PROPERTIES
+from triton_rerank_build.repository.layout import padded_graph
 from triton_rerank_build.serving.backends.rerank_openvino.micro_batch_cuts import cut_by_cost, padded_length
 
 BUDGETS = (1024, 2048, 4096)  # tokens per micro-batch; callers choose the fastest on this machine
@@ -27,7 +28,7 @@ class InProcessReranker:
             precision = "bf16" if "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES") else "f32"
         properties = {"INFERENCE_PRECISION_HINT": precision, "NUM_STREAMS": 1, "PERFORMANCE_HINT": "LATENCY"}
         properties |= INT8_PROPERTIES
-        path = (repository / "cross_encoder/1/model.onnx").resolve()
+        path = padded_graph(repository / "cross_encoder/1").resolve()
         self.infer_request = core.compile_model(path, "CPU", properties).create_infer_request()
         self.tokenizer = Tokenizer.from_file(str(repository / "tokenizer/1/tokenizer.json"))
         self.tokenizer.no_truncation()

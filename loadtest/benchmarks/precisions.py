@@ -20,6 +20,7 @@ import onnxruntime
 import openvino
 
 from triton_rerank_build.parity.compare import INT8_PROPERTIES
+from triton_rerank_build.repository.layout import padded_graph
 from triton_rerank_build.support.progress import format_bytes, release_memory
 
 Feeds = dict[str, np.ndarray]
@@ -73,7 +74,7 @@ def size(repository: Path) -> int:
 
 def load(repository: Path, runtime: str, precision: str) -> Callable[[Feeds], object]:
     """The artefact with the settings of rerank_openvino or of the local onnxruntime backend."""
-    path = str((repository / "cross_encoder/1/model.onnx").resolve())
+    path = str(padded_graph(repository / "cross_encoder/1").resolve())
     threads = len(os.sched_getaffinity(0))
     if runtime == "onnxruntime":
         settings = onnxruntime.SessionOptions()

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from support.tiny_models import tiny_checkpoint
 from triton_rerank_build import Manifest, export
+from triton_rerank_build.contract import CROSS_ENCODER, MODEL_FILE
+from triton_rerank_build.repository.layout import padded_graph
 from triton_rerank_build.support.files import locked
 
 
@@ -19,7 +21,13 @@ class TinyExport:
 
     @property
     def graph(self) -> Path:
-        return self.repository / "cross_encoder/1/model.onnx"
+        """The graph of padded rows."""
+        return padded_graph(self.repository / CROSS_ENCODER)
+
+    @property
+    def packed(self) -> Path:
+        """The graph of packed rows; at fp16."""
+        return self.repository / CROSS_ENCODER / MODEL_FILE
 
 
 TinyExports = Callable[[str, str], TinyExport]

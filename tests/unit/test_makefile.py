@@ -11,6 +11,8 @@ from support import ROOT
 GENERATED = [
     "model_repository/cross_encoder/1/model.onnx",
     "model_repository/cross_encoder/1/model.onnx.data",
+    "model_repository/cross_encoder/1/model.padded.onnx",
+    "model_repository/cross_encoder/1/model.reference.onnx",
     "model_repository/cross_encoder/1/model.plan",
     "model_repository/cross_encoder/1/manifest.json",
     "model_repository/tokenizer/1/tokenizer.json",

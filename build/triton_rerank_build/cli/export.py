@@ -118,10 +118,16 @@ def summary(manifest: "Manifest", repository: str) -> str:
     from triton_rerank_build.support.progress import format_bytes
 
     order = f", Kendall's tau {manifest.parity.kendall_tau:.4f}" if manifest.precision == "int8" else ""
+    proof = manifest.packed or manifest.parity
     lines = [
         f"{manifest.checkpoint} {manifest.precision}, up to {manifest.max_length} tokens; worst difference "
-        f"from PyTorch {manifest.parity.worst_difference:.1e}{order} over {manifest.parity.num_pairs} rows"
+        f"from PyTorch {proof.worst_difference:.1e}{order} over {proof.num_pairs} rows"
     ]
+    if manifest.packed is not None:
+        lines.append(
+            "  model.onnx takes packed rows, for ONNX Runtime on GPUs; model.padded.onnx is for TensorRT and CPUs "
+            f"(worst difference {manifest.parity.worst_difference:.1e} over {manifest.parity.num_pairs} rows)"
+        )
     lines += [f"  {repository}/{name}  {format_bytes(entry.bytes)}" for name, entry in manifest.artefacts.items()]
     lines.append(f"next: triton-rerank-build serve --repository {repository}")
     return "\n".join(lines)

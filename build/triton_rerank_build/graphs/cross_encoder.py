@@ -102,11 +102,16 @@ class Embeddings(nn.Module):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Twice [num_pairs, length] int32 -> [num_pairs, length, hidden] fp32."""
+        return self.embed(input_ids, attention_mask, self.positions(input_ids))
+
+    def embed(self, input_ids: Tensor, attention_mask: Tensor, positions: Tensor) -> Tensor:
+        """As `forward`, of tokens whose positions are known; each argument [..., length] int32."""
         embedded = self.word(input_ids) + self._token_types(attention_mask)
-        normalized: Tensor = self.norm((embedded + self.position(self._positions(input_ids))).float())
+        normalized: Tensor = self.norm((embedded + self.position(positions)).float())
         return normalized
 
-    def _positions(self, input_ids: Tensor) -> Tensor:
+    def positions(self, input_ids: Tensor) -> Tensor:
+        """[num_pairs, length] int32 -> the same shape, or [1, length] where each row counts alike."""
         if not self.counts_from_pad:
             return torch.arange(input_ids.shape[1], dtype=torch.int32)[None, :]  # [1, length]
         # From the ids, not from the mask, as transformers does: it matters for "<pad>" inside a document.
@@ -153,8 +158,19 @@ class Layer(nn.Module):
         Returns:
             [num_pairs, num_rows, hidden] fp32.
         """
-        attended = self.attention_out(self._attend(rows.to(self.dtype), context.to(self.dtype), bias))
-        rows = self.attention_norm(attended.float() + rows)
+        return self.update(rows, self._attend(rows.to(self.dtype), context.to(self.dtype), bias))
+
+    def update(self, rows: Tensor, attended: Tensor) -> Tensor:
+        """The layer after its attention.
+
+        Args:
+            rows: [..., hidden] fp32, the state before the layer.
+            attended: [..., hidden], what each row attends to, before the projection that mixes the heads.
+
+        Returns:
+            [..., hidden] fp32.
+        """
+        rows = self.attention_norm(self.attention_out(attended).float() + rows)
         widened = self.activation(self.wide(rows.to(self.dtype)))
         updated: Tensor = self.wide_norm(self.wide_out(widened).float() + rows)
         return updated

@@ -1,20 +1,35 @@
-"""Write the ONNX file of a checkpoint, with dynamic batch size and length, and one file of weights beside it."""
+"""Write the ONNX files of a checkpoint, with dynamic batch size and length, and one file of weights beside them."""
 
 import logging
 import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from triton_rerank_build.checkpoints.resolve import Checkpoint
-from triton_rerank_build.contract import INPUT_NAMES, IR_VERSION, MODEL_FILE, OPSET, OUTPUT_NAME, WEIGHTS_FILE
+from triton_rerank_build.contract import (
+    INPUT_NAMES,
+    IR_VERSION,
+    MODEL_FILE,
+    OPSET,
+    OUTPUT_NAME,
+    PACKED_INPUT_NAMES,
+    PADDED_FILE,
+    REFERENCE_FILE,
+    WEIGHTS_FILE,
+)
 from triton_rerank_build.errors import BuildError, UnsupportedModelError
+from triton_rerank_build.graphs.reference import write_reference
 
 if TYPE_CHECKING:
     import onnx_ir
+    import torch
     from torch.nn import Module
-    from torch.onnx import ONNXProgram
 
-    from triton_rerank_build.graphs.cross_encoder import HfModule
+    from triton_rerank_build.graphs.cross_encoder import HfModule, RerankGraph
+
+# onnx_ir.save writes tensors up to this size into the graph's own file.
+_MOST_BYTES_IN_GRAPH = 256
 
 
 def load_model(checkpoint: Checkpoint) -> "HfModule":
@@ -39,17 +54,20 @@ def load_model(checkpoint: Checkpoint) -> "HfModule":
 
 
 def export_onnx(model: "HfModule", folder: Path, *, precision: str, max_length: int, token_types: bool) -> Path:
-    """Write `model.onnx` and `model.onnx.data` into `folder`.
+    """Write the graphs of a checkpoint, and `WEIGHTS_FILE`, into `folder`.
+
+    At fp16 `MODEL_FILE` is the packed graph, with `REFERENCE_FILE` and `PADDED_FILE` beside it; at other precisions it
+    is the padded graph.
 
     Args:
-        model: From `load_model`; unusable afterwards, since its weights are moved into the graph.
+        model: From `load_model`; unusable afterwards, since its weights are moved into the graphs.
         folder: An empty folder.
         precision: Of the weights and matrix products, one of `PRECISIONS`; inputs and outputs never change.
-        max_length: Longest row that the graph accepts.
+        max_length: Longest row that the padded graph accepts.
         token_types: Whether `attention_mask` carries token types (see `RerankGraph`).
 
     Returns:
-        The path of `model.onnx`.
+        The path of `MODEL_FILE`.
     """
     import torch
 
@@ -60,65 +78,114 @@ def export_onnx(model: "HfModule", folder: Path, *, precision: str, max_length: 
         dtype=torch.float16 if precision == "fp16" else torch.float32,
         token_types=token_types,
     ).eval()
-    return write_graph(graph, folder, max_length=max_length, output_name=OUTPUT_NAME, int8=precision == "int8")
+    padded = folder / (PADDED_FILE if precision == "fp16" else MODEL_FILE)
+    write_graph(graph, padded, max_length=max_length, output_name=OUTPUT_NAME, int8=precision == "int8")
+    if precision == "fp16":
+        write_packed(graph, folder / MODEL_FILE, weights_of=padded)
+        write_reference(folder / MODEL_FILE, folder / REFERENCE_FILE)
+    return folder / MODEL_FILE
 
 
-def write_graph(graph: "Module", folder: Path, *, max_length: int, output_name: str, int8: bool = False) -> Path:
-    """Write a network that takes `INPUT_NAMES` as `model.onnx` and `model.onnx.data` into `folder`.
+def write_graph(graph: "Module", path: Path, *, max_length: int, output_name: str, int8: bool = False) -> None:
+    """Write a network that takes `INPUT_NAMES`, padded rows, and its file of weights, `WEIGHTS_FILE`.
 
     Args:
         graph: One output from [num_rows, length] int32, twice.
-        folder: An empty folder.
+        path: The graph's file, in a folder without weights.
         max_length: Longest row that the graph accepts.
         output_name: Name of the graph's output.
         int8: Quantize the weights (see `quantize`).
-
-    Returns:
-        The path of `model.onnx`.
     """
     import onnx_ir
+    import torch
 
     from triton_rerank_build.graphs.quantize import quantize_weights
 
-    program = _trace(graph, max_length, output_name)
-    _strip_traces(program.model)
-    program.model.ir_version = IR_VERSION
-    if int8:
-        quantize_weights(program.model)
-    path = folder / MODEL_FILE
-    onnx_ir.save(program.model, path, external_data=WEIGHTS_FILE)
-    # The exporter's global rewrite rules keep a reference to the last graph; drop its weights.
-    for value in program.model.graph.initializers.values():
-        value.const_value = None
-    return path
-
-
-def _trace(graph: "Module", max_length: int, output_name: str) -> "ONNXProgram":
-    import torch
-
-    num_pairs, length = torch.export.Dim("num_pairs"), torch.export.Dim("length", max=max_length)
+    axes = {0: torch.export.Dim("num_pairs"), 1: torch.export.Dim("length", max=max_length)}
     # Not 1 x 1: torch treats sizes of 0 and 1 as constants.
     example = torch.ones(2, 8, dtype=torch.int32)
+    model = _trace(graph, (example, example.clone()), INPUT_NAMES, output_name, (axes, axes))
+    if int8:
+        quantize_weights(model)
+    onnx_ir.save(model, path, external_data=WEIGHTS_FILE)
+    _drop_weights(model)
+
+
+def write_packed(graph: "RerankGraph", path: Path, *, weights_of: Path) -> None:
+    """Write the packed graph (see `PackedGraph`) beside a padded one, over the same file of weights.
+
+    Args:
+        graph: The padded network.
+        path: The packed graph's file.
+        weights_of: The padded graph's file, in the same folder.
+
+    Raises:
+        BuildError: The packed graph has a large tensor that the file of weights lacks.
+    """
+    import onnx_ir
+    import torch
+
+    from triton_rerank_build.graphs.packed import PackedGraph
+
+    elements, num_pairs = {0: torch.export.Dim("num_elements")}, {0: torch.export.Dim("num_pairs")}
+    row_length = torch.tensor([[5], [3], [8]], dtype=torch.int32)
+    example = torch.ones(int(row_length.sum()), dtype=torch.int32)
+    model = _trace(
+        PackedGraph(graph).eval(),
+        (example, example.clone(), row_length),
+        PACKED_INPUT_NAMES,
+        OUTPUT_NAME,
+        (elements, elements, num_pairs),
+    )
+    written = onnx_ir.load(weights_of).graph.initializers
+    for name, value in model.graph.initializers.items():
+        # The same object in PyTorch has the same name. `save` writes small tensors into the graph itself.
+        shared = written[name].const_value if name in written else None
+        if isinstance(shared, onnx_ir.ExternalTensor):
+            value.const_value = shared
+        elif value.const_value is not None and value.const_value.nbytes > _MOST_BYTES_IN_GRAPH:
+            raise BuildError(f"the padded graph has no weights {name}, which the packed graph needs")
+    onnx_ir.save(model, path)
+    _drop_weights(model)
+
+
+def _drop_weights(model: "onnx_ir.Model") -> None:
+    """Let go of the weights: the exporter's global rewrite rules keep a reference to the last graph."""
+    for value in model.graph.initializers.values():
+        value.const_value = None
+
+
+def _trace(
+    graph: "Module",
+    example: tuple["torch.Tensor", ...],
+    input_names: Sequence[str],
+    output_name: str,
+    dynamic_shapes: tuple[Mapping[int, Any], ...],
+) -> "onnx_ir.Model":
+    import torch
+
     # It warns once per process that torchvision, which is not used, is missing.
     logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
     with warnings.catch_warnings():
-        # torch's exporter uses deprecated functions of its own, and warns that both inputs share their axes.
+        # torch's exporter uses deprecated functions of its own, and warns that inputs share their axes.
         warnings.filterwarnings("ignore", category=FutureWarning)
         warnings.filterwarnings("ignore", category=DeprecationWarning)
         warnings.filterwarnings("ignore", message="# The axis name", category=UserWarning)
         program = torch.onnx.export(
             graph,
-            (example, example.clone()),
+            example,
             dynamo=True,
-            input_names=list(INPUT_NAMES),
+            input_names=list(input_names),
             output_names=[output_name],
-            dynamic_shapes=({0: num_pairs, 1: length}, {0: num_pairs, 1: length}),
+            dynamic_shapes=dynamic_shapes,
             opset_version=OPSET,
             verbose=False,
         )
     if program is None:
         raise BuildError("torch.onnx.export returned no program")
-    return program
+    _strip_traces(program.model)
+    program.model.ir_version = IR_VERSION
+    return program.model
 
 
 def _strip_traces(model: "onnx_ir.Model") -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from triton_rerank_build.checkpoints.resolve import DEMO_LATE, Checkpoint
-from triton_rerank_build.contract import EXPORTER_VERSION, IR_VERSION, OPSET, TOKENIZER_FILE
+from triton_rerank_build.contract import EXPORTER_VERSION, IR_VERSION, MODEL_FILE, OPSET, TOKENIZER_FILE
 from triton_rerank_build.errors import ParityError, RepositoryError
 from triton_rerank_build.graphs.onnx import write_graph
 from triton_rerank_build.late_interaction.repository import LATE, LateManifest, complete_late, read_late_manifest
@@ -83,7 +83,8 @@ def _export(wanted: LateExport, steps: Steps) -> LateManifest:
 
             graph = EncoderGraph(model, projection, dtype=_dtype(wanted.precision)).eval()
             longest = max(settings.query.max_length, settings.document.max_length)
-            path = write_graph(graph, staged, max_length=longest, output_name=VECTORS)
+            path = staged / MODEL_FILE
+            write_graph(graph, path, max_length=longest, output_name=VECTORS)
             # Frees what the graph did not take over.
             del model, graph
             tokenizer.save(str(staged / TOKENIZER_FILE))

@@ -11,7 +11,7 @@ from triton_rerank_build.errors import RepositoryError
 from triton_rerank_build.late_interaction.settings import LateSettings
 from triton_rerank_build.repository.layout import Layout, complete_from_template, copy_code, template_repository
 from triton_rerank_build.repository.manifest import Manifest
-from triton_rerank_build.repository.verify import check_installation
+from triton_rerank_build.repository.verify import FLOAT, PADDED_INPUTS, Signature, check_installation
 from triton_rerank_build.support.extras import require_build_extra
 
 ENCODER = Path("late_encoder") / "1"
@@ -23,6 +23,7 @@ LATE = Layout(
     (TOKENIZER / TOKENIZER_FILE, ENCODER / WEIGHTS_FILE, ENCODER / MODEL_FILE),
     (TOKENIZER / MANIFEST_FILE, SCORER / MANIFEST_FILE, ENCODER / MANIFEST_FILE),
 )
+VECTORS: Signature = ("vectors", FLOAT, (None, None))
 # Not in model_repository/: Triton loads every folder there, and these models have no artefacts before an export.
 TEMPLATES = Path(__file__).parent / "models"
 
@@ -84,5 +85,5 @@ def verify_late(repository: str | Path = "model_repository") -> LateManifest | N
     require_build_extra()
     repository = Path(repository)
     if (manifest := read_late_manifest(repository)) is not None:
-        check_installation(repository, manifest, LATE, repository / ENCODER / MODEL_FILE, ("vectors", (None, None)))
+        check_installation(repository, manifest, LATE, {repository / ENCODER / MODEL_FILE: PADDED_INPUTS}, VECTORS)
     return manifest

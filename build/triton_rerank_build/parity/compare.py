@@ -28,6 +28,7 @@ from triton_rerank_build.parity.texts import HARD_PAIRS, PAIRS
 from triton_rerank_build.support.progress import bar
 
 if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
     from tokenizers import Encoding, Tokenizer
 
     from triton_rerank_build.graphs.cross_encoder import HfModule
@@ -44,9 +45,11 @@ LOWEST_TAU = 0.8
 INT8_DEVIATIONS = 1.0
 # The setting of rerank_openvino: more than 128 values to a scale are 3 % faster and keep the order less well.
 INT8_PROPERTIES = {"DYNAMIC_QUANTIZATION_GROUP_SIZE": "128"}
+# Name of the batch that has one token, padding.
+PADDING = "a row of padding"
 
 _LONGEST_IN_ONNXRUNTIME = 2048
-_LENGTHS = (2, 3, 16, 33, 128, 512, 2048, 8192)
+_LENGTHS = (1, 2, 3, 16, 33, 128, 512, 2048, 8192)
 _MIXED_LENGTHS = (5, 12, 47, 64, 96, 200)
 
 
@@ -58,25 +61,28 @@ class Batch:
         name: What the batch covers, for messages.
         input_ids: [num_pairs, length] int32.
         attention_mask: [num_pairs, length] int32: 0 = padding, 1 = token of type 0, 2 = token of type 1.
+        of_texts: Whether the rows are whole texts; if not, texts cut or repeated to a certain length.
     """
 
     name: str
     input_ids: npt.NDArray[np.int32]
     attention_mask: npt.NDArray[np.int32]
+    of_texts: bool = False
 
 
 def make_batches(tokenizer: "Tokenizer", max_length: int, pad_id: int, *, token_types: bool) -> list[Batch]:
-    """The rows to compare: every text alone, all together, and lengths from 2 tokens to `max_length`."""
+    """The rows to compare: every text alone, all together, lengths from 1 token to `max_length`, a row of padding."""
     pairs = [encode_pair(tokenizer, *pair) for pair in (*PAIRS, *HARD_PAIRS)]
     pairs = [pair if len(pair) <= max_length else _of_length(tokenizer, 0, max_length) for pair in pairs]
     pad = partial(pad_rows, pad_id=pad_id, token_types=token_types)
-    batches = [pad(f"pair {index} alone", [pair]) for index, pair in enumerate(pairs)]
-    batches.append(pad("all pairs in one padded batch", pairs))
+    batches = [pad(f"pair {index} alone", [pair], of_texts=True) for index, pair in enumerate(pairs)]
+    batches.append(pad("all pairs in one padded batch", pairs, of_texts=True))
     mixed = [length for length in _MIXED_LENGTHS if length <= max_length]
     rows = [_of_length(tokenizer, index, length) for index, length in enumerate(mixed)]
     batches.append(pad("a batch of mixed lengths", rows))
     lengths = sorted({length for length in _LENGTHS if length < max_length} | {max_length})
     batches += [pad(f"{length} tokens", [_of_length(tokenizer, length, length)]) for length in lengths]
+    batches.append(Batch(PADDING, np.full((1, 1), pad_id, np.int32), np.ones((1, 1), np.int32)))
     return batches
 
 
@@ -120,7 +126,8 @@ def graph_logits(path: Path, batches: Sequence[Batch]) -> list[npt.NDArray[np.fl
     return [next(results[batch.input_ids.shape[1] > _LONGEST_IN_ONNXRUNTIME]) for batch in batches]
 
 
-def _run_onnxruntime(path: Path, batches: Sequence[Batch]) -> list[npt.NDArray[np.float32]]:
+def cpu_session(path: Path) -> "InferenceSession":
+    """ONNX Runtime on the CPU, with as little memory as it can."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -129,7 +136,11 @@ def _run_onnxruntime(path: Path, batches: Sequence[Batch]) -> list[npt.NDArray[n
     options.add_session_config_entry("session.disable_prepacking", "1")
     # The arena would keep the buffers of every length.
     options.enable_cpu_mem_arena = False
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def _run_onnxruntime(path: Path, batches: Sequence[Batch]) -> list[npt.NDArray[np.float32]]:
+    session = cpu_session(path)
     return [
         session.run(None, {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask})[0]
         for batch in bar(batches, "ONNX Runtime")
@@ -243,10 +254,12 @@ def _of_length(tokenizer: "Tokenizer", index: int, length: int) -> "Encoding":
     query, document = PAIRS[index % len(PAIRS)]
     special = tokenizer.num_special_tokens_to_add(is_pair=True)
     if length < special + 2:
-        # Too short for a pair: one text between its special tokens, none at all at length 2.
+        # Too short for a pair: one text between its special tokens, at length 2 those alone, at 1 the first of them.
         single = tokenizer.encode(query, add_special_tokens=False)
         single.truncate(max(0, length - tokenizer.num_special_tokens_to_add(is_pair=False)))
-        return tokenizer.post_process(single)
+        row = tokenizer.post_process(single)
+        row.truncate(length)
+        return row
     text = " ".join([document] + [words for _, words in PAIRS])
     while len(tokenizer.encode(text, add_special_tokens=False)) < length:
         text = f"{text} {text}"
@@ -254,7 +267,7 @@ def _of_length(tokenizer: "Tokenizer", index: int, length: int) -> "Encoding":
     return encode_pair(tokenizer, query, text, length=length, query_length=query_length)
 
 
-def pad_rows(name: str, rows: Sequence["Encoding"], *, pad_id: int, token_types: bool) -> Batch:
+def pad_rows(name: str, rows: Sequence["Encoding"], *, pad_id: int, token_types: bool, of_texts: bool = False) -> Batch:
     """Rows of different lengths as one batch, padded on the right."""
     length = max(len(row) for row in rows)
     input_ids = np.full((len(rows), length), pad_id, np.int32)
@@ -262,4 +275,4 @@ def pad_rows(name: str, rows: Sequence["Encoding"], *, pad_id: int, token_types:
     for index, row in enumerate(rows):
         input_ids[index, : len(row)] = row.ids
         attention_mask[index, : len(row)] = np.array(row.type_ids) + 1 if token_types else 1
-    return Batch(name, input_ids, attention_mask)
+    return Batch(name, input_ids, attention_mask, of_texts)

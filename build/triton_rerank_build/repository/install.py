@@ -76,24 +76,25 @@ def staging(repository: Path, needed_bytes: int, layout: Layout = RERANKER) -> I
 
 def measure(staged: Path, layout: Layout = RERANKER) -> dict[str, Artefact]:
     """Size and hash of every staged artefact, by its path inside the repository."""
-    return {path.as_posix(): Artefact.of(staged / path.name) for path in layout.artefacts}
+    made = [path for path in layout.optional if (staged / path.name).is_file()]
+    return {path.as_posix(): Artefact.of(staged / path.name) for path in (*layout.artefacts, *made)}
 
 
 def install(staged: Path, repository: Path, manifest: Manifest, layout: Layout = RERANKER) -> None:
     """Move staged artefacts into place.
 
     Args:
-        staged: Folder from `staging`, with one file for each of the layout's artefacts.
+        staged: Folder from `staging`, with a file for each of the manifest's artefacts.
         repository: The repository that the folder was made for.
-        manifest: Written last.
+        manifest: Names the artefacts; written last.
         layout: The layout of what is installed.
     """
     replaced = (repository / layout.manifests[-1]).is_file()
     # A plan belongs to the graph that is replaced.
-    for path in (*layout.manifests, *layout.derived):
+    for path in (*layout.manifests, *layout.derived, *layout.optional):
         (repository / path).unlink(missing_ok=True)
-    for path in layout.artefacts:
-        _publish(staged / path.name, repository / path)
+    for name in manifest.artefacts:
+        _publish(staged / Path(name).name, repository / name)
     _publish_manifests(staged, repository, manifest, layout)
     if replaced:
         logger.info("      a running server keeps the old model until it is restarted")

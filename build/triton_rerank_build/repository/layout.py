@@ -9,7 +9,9 @@ from triton_rerank_build.contract import (
     CROSS_ENCODER,
     MANIFEST_FILE,
     MODEL_FILE,
+    PADDED_FILE,
     PLAN,
+    REFERENCE_FILE,
     TOKENIZER,
     TOKENIZER_FILE,
     WEIGHTS_FILE,
@@ -19,6 +21,8 @@ from triton_rerank_build.errors import RepositoryError
 # In installation order; the manifest beside the graph comes last and marks the installation as complete.
 MANIFESTS = (TOKENIZER / MANIFEST_FILE, CROSS_ENCODER / MANIFEST_FILE)
 ARTEFACTS = (TOKENIZER / TOKENIZER_FILE, CROSS_ENCODER / WEIGHTS_FILE, CROSS_ENCODER / MODEL_FILE)
+# At fp16 only.
+OPTIONAL_ARTEFACTS = (CROSS_ENCODER / PADDED_FILE, CROSS_ENCODER / REFERENCE_FILE)
 
 
 @dataclass(frozen=True)
@@ -28,8 +32,9 @@ class Layout:
     Attributes:
         ensemble: Name of the ensemble.
         models: Folders of the ensemble and of the models it needs.
-        artefacts: Generated files, in installation order.
+        artefacts: Generated files of every export, in installation order.
         manifests: The same file beside each model; if the last one exists, the installation is complete.
+        optional: Generated files of some exports. Those that an export lacks are removed when it is installed.
         derived: Files that other commands make from the artefacts; removed when the artefacts are replaced.
     """
 
@@ -37,6 +42,7 @@ class Layout:
     models: tuple[str, ...]
     artefacts: tuple[Path, ...]
     manifests: tuple[Path, ...]
+    optional: tuple[Path, ...] = ()
     derived: tuple[Path, ...] = ()
 
     @property
@@ -45,7 +51,15 @@ class Layout:
         return self.manifests[-1].parent
 
 
-RERANKER = Layout("reranker", ("cross_encoder", "reranker", "tokenizer"), ARTEFACTS, MANIFESTS, (PLAN,))
+RERANKER = Layout(
+    "reranker", ("cross_encoder", "reranker", "tokenizer"), ARTEFACTS, MANIFESTS, OPTIONAL_ARTEFACTS, (PLAN,)
+)
+
+
+def padded_graph(folder: Path) -> Path:
+    """The graph of padded rows in a folder of artefacts, for OpenVINO and TensorRT: `PADDED_FILE` or `MODEL_FILE`."""
+    padded = folder / PADDED_FILE
+    return padded if padded.is_file() else folder / MODEL_FILE
 
 
 def template_repository() -> Path:

@@ -77,7 +77,7 @@ class Manifest:
         ir_version: Of the ONNX file.
         exporter: `EXPORTER_VERSION` of the release that made the graph. `export` replaces a graph of another version;
             `verify` and `serve` accept every version.
-        parity: Result of the comparison with PyTorch.
+        parity: Result of the comparison of the padded graph with PyTorch.
         artefacts: By path inside the repository, "cross_encoder/1/model.onnx".
         tools: Versions of the packages that made it, by distribution name.
         created: UTC, ISO 8601.
@@ -85,6 +85,7 @@ class Manifest:
         activation: See `Checkpoint`; `triton_rerank.compat.CrossEncoder` applies it.
         token_types: Whether the graph reads token types from `attention_mask`. If not, the mask is 0 or 1. Release
             0.1.0 did not write this field: its graphs derive token types from the first separator.
+        packed: Result of the comparison of the packed graph. None if there is none, and model.onnx is the padded graph.
     """
 
     checkpoint: str
@@ -102,6 +103,7 @@ class Manifest:
     engine: Engine | None = None
     activation: str | None = None
     token_types: bool = False
+    packed: Parity | None = None
 
     def describe(self, name: str, revision: str) -> str:
         """The installation in a message about a checkpoint `name` at `revision`: "tiny (fp32, 80 tokens)"."""
@@ -129,6 +131,8 @@ class Manifest:
                 content["exporter"] = 1
             content["parity"] = Parity(**content["parity"])
             content["artefacts"] = {name: Artefact(**entry) for name, entry in content["artefacts"].items()}
+            if content.get("packed") is not None:
+                content["packed"] = Parity(**content["packed"])
             if content.get("engine") is not None:
                 content["engine"] = Engine.from_dict(content["engine"])
             return cls(**content)

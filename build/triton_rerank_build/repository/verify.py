@@ -8,17 +8,27 @@ from triton_rerank_build.contract import (
     INPUT_NAMES,
     MODEL_FILE,
     OUTPUT_NAME,
+    PACKED_INPUT_NAMES,
+    REFERENCE_FILE,
     TOKENIZER,
     TOKENIZER_FILE,
     WEIGHTS_FILE,
 )
 from triton_rerank_build.errors import RepositoryError
 from triton_rerank_build.parity.published import CHECKPOINT, PublishedScore, compare_published
-from triton_rerank_build.repository.layout import RERANKER, Layout
+from triton_rerank_build.repository.layout import RERANKER, Layout, padded_graph
 from triton_rerank_build.repository.manifest import Artefact, Manifest, read_manifest
 from triton_rerank_build.support.extras import require_build_extra
 
-_LOGITS = (OUTPUT_NAME, (None, 1))
+Signature = tuple[str, int, tuple[int | None, ...]]
+"""Name, type and dims of a graph's tensor."""
+
+FLOAT, INT32 = 1, 6  # onnx.TensorProto's
+_LOGITS: Signature = (OUTPUT_NAME, FLOAT, (None, 1))
+PADDED_INPUTS: list[Signature] = [(name, INT32, (None, None)) for name in INPUT_NAMES]
+PACKED_INPUTS: list[Signature] = [
+    (name, INT32, (None, 1) if name == "row_length" else (None,)) for name in PACKED_INPUT_NAMES
+]
 
 
 def verify(repository: str | Path = "model_repository") -> Manifest:
@@ -39,7 +49,11 @@ def verify(repository: str | Path = "model_repository") -> Manifest:
         raise RepositoryError(
             f"{repository} holds no complete installation; run: triton-rerank-build export CHECKPOINT"
         )
-    check_installation(repository, manifest, RERANKER, repository / CROSS_ENCODER / MODEL_FILE, _LOGITS)
+    folder = repository / CROSS_ENCODER
+    graphs = {padded_graph(folder): PADDED_INPUTS}
+    if manifest.packed is not None:
+        graphs |= {folder / MODEL_FILE: PACKED_INPUTS, folder / REFERENCE_FILE: PACKED_INPUTS}
+    check_installation(repository, manifest, RERANKER, graphs, _LOGITS)
     return manifest
 
 
@@ -56,31 +70,44 @@ def verify_published(repository: str | Path = "model_repository") -> list[Publis
         raise RepositoryError(
             f"the published scores are those of BAAI/{CHECKPOINT}; {repository} holds {manifest.checkpoint}"
         )
-    return compare_published(repository / CROSS_ENCODER / MODEL_FILE, repository / TOKENIZER / TOKENIZER_FILE)
+    return compare_published(padded_graph(repository / CROSS_ENCODER), repository / TOKENIZER / TOKENIZER_FILE)
 
 
 def check_installation(
-    repository: Path, manifest: Manifest, layout: Layout, graph: Path, output: tuple[str, tuple[int | None, ...]]
+    repository: Path,
+    manifest: Manifest,
+    layout: Layout,
+    graphs: Mapping[Path, list[Signature]],
+    output: Signature,
 ) -> None:
-    """Raise RepositoryError with all differences between an installation and its manifest."""
+    """Raise RepositoryError with all differences between an installation and its manifest.
+
+    Args:
+        repository: Model repository folder.
+        manifest: Of the installation.
+        layout: Its layout.
+        graphs: The inputs that the served models give to each graph.
+        output: What they take from it.
+    """
     problems = [f"{path} differs from the one beside the graph" for path in _other_manifests(repository, layout)]
     problems += differences(repository, manifest.artefacts)
     # A changed file may not be a readable ONNX file.
-    problems = problems or graph_differences(graph, manifest, output)
+    if not problems:
+        problems = [line for path in graphs for line in graph_differences(path, manifest, graphs[path], output)]
     if problems:
         raise RepositoryError(f"{repository} differs from its manifest:\n  " + "\n  ".join(problems))
 
 
 def graph_differences(
-    path: Path, manifest: Manifest, output: tuple[str, tuple[int | None, ...]] = _LOGITS
+    path: Path, manifest: Manifest, inputs: list[Signature] = PADDED_INPUTS, output: Signature = _LOGITS
 ) -> list[str]:
     """Differences between the graph's signature and what the served models and the manifest require."""
     import onnx
 
     model = onnx.load(str(path), load_external_data=False)
     wanted = {
-        "inputs": [(name, onnx.TensorProto.INT32, (None, None)) for name in INPUT_NAMES],
-        "outputs": [(output[0], onnx.TensorProto.FLOAT, output[1])],
+        "inputs": inputs,
+        "outputs": [output],
         "opset": [manifest.opset],
         "ir_version": manifest.ir_version,
         "weight files": {WEIGHTS_FILE},
@@ -100,7 +127,7 @@ def graph_differences(
     return [f"{path.name}: {key} {found[key]}, expected {wanted[key]}" for key in wanted if found[key] != wanted[key]]
 
 
-def _signature(value: object) -> tuple[str, int, tuple[int | None, ...]]:
+def _signature(value: object) -> Signature:
     tensor = value.type.tensor_type  # type: ignore[attr-defined]
     dims = tuple(dim.dim_value if dim.HasField("dim_value") else None for dim in tensor.shape.dim)
     return value.name, tensor.elem_type, dims  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""Rewrite the installed graph where TensorRT's ONNX parser cannot read it.
+"""Rewrite the installed graph of padded rows where TensorRT's ONNX parser cannot read it.
 
 Two kinds of nodes are replaced, neither changes a logit:
 
@@ -14,8 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from triton_rerank_build.contract import MODEL_FILE
 from triton_rerank_build.errors import BuildError
+from triton_rerank_build.repository.layout import padded_graph
 
 # An onnx.ModelProto or onnx.NodeProto; protobuf builds these classes at run time.
 Proto = Any
@@ -24,7 +24,7 @@ GRAPH_FILE = "engine.onnx"
 
 
 def prepare_graph(folder: Path) -> Path:
-    """Write `engine.onnx` beside `model.onnx`; both refer to the same file of weights.
+    """Write `engine.onnx` beside the padded graph; both refer to the same file of weights.
 
     It must lie beside it: onnx and ONNX Runtime read weights only from the graph's own folder, and follow no links.
 
@@ -33,7 +33,7 @@ def prepare_graph(folder: Path) -> Path:
     """
     import onnx
 
-    model = onnx.load(str(folder / MODEL_FILE), load_external_data=False)
+    model = onnx.load(str(padded_graph(folder)), load_external_data=False)
     rewrite_for_tensorrt(model)
     onnx.save(model, str(folder / GRAPH_FILE))
     return folder / GRAPH_FILE

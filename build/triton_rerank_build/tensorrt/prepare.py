@@ -7,9 +7,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from triton_rerank_build.contract import CROSS_ENCODER, MANIFEST_FILE, MODEL_FILE, PLAN, TOKENIZER, TOKENIZER_FILE
+from triton_rerank_build.contract import CROSS_ENCODER, MANIFEST_FILE, PLAN, TOKENIZER, TOKENIZER_FILE
 from triton_rerank_build.errors import RepositoryError
 from triton_rerank_build.repository.install import exclusive
+from triton_rerank_build.repository.layout import padded_graph
 from triton_rerank_build.repository.manifest import Manifest, read_manifest
 from triton_rerank_build.repository.verify import differences
 from triton_rerank_build.support.extras import require_build_extra
@@ -48,8 +49,8 @@ class Job:
 
     @property
     def graph(self) -> Path:
-        """The installed graph."""
-        return self.repository / CROSS_ENCODER / MODEL_FILE
+        """The installed graph of padded rows; TensorRT has no operator for the packed one."""
+        return padded_graph(self.repository / CROSS_ENCODER)
 
     @property
     def profile_texts(self) -> tuple[str, ...]:

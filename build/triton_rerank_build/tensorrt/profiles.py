@@ -9,9 +9,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 from triton_rerank_build.errors import RepositoryError
+from triton_rerank_build.repository.configs import read_config
 
 CONFIG_NAME = "tensorrt"
 
@@ -60,7 +60,7 @@ def read_served_shapes(repository: Path, max_length: int) -> ServedShapes:
     Raises:
         RepositoryError: A config is missing, cannot be parsed, or lacks a needed field.
     """
-    tokenizer, cross_encoder = (_read_config(repository, model) for model in ("tokenizer", "cross_encoder"))
+    tokenizer, cross_encoder = (read_config(repository, model, CONFIG_NAME) for model in ("tokenizer", "cross_encoder"))
     if cross_encoder.platform != "tensorrt_plan":
         raise RepositoryError(
             f"{repository}/cross_encoder/configs/{CONFIG_NAME}.pbtxt has platform {cross_encoder.platform!r}, "
@@ -99,19 +99,3 @@ def make_profiles(served: ServedShapes) -> tuple[Profile, ...]:
         middle = buckets[(start + end) // 2]
         profiles.append(Profile((1, shortest), (rows, middle), (rows, buckets[end - 1])))
     return (*profiles, *[profiles[-1]] * (served.num_profiles - used))
-
-
-def _read_config(repository: Path, model: str) -> Any:  # noqa: ANN401 - a protobuf message, which has no types
-    from google.protobuf import text_format  # type: ignore[import-untyped]
-    from tritonclient.grpc import model_config_pb2
-
-    named = repository / model / "configs" / f"{CONFIG_NAME}.pbtxt"
-    path = named if named.is_file() else repository / model / "config.pbtxt"
-    if not path.is_file():
-        raise RepositoryError(
-            f"{path} is missing; run: triton-rerank-build export CHECKPOINT --repository {repository}"
-        )
-    try:
-        return text_format.Parse(path.read_text(encoding="utf-8"), model_config_pb2.ModelConfig())
-    except text_format.ParseError as error:
-        raise RepositoryError(f"{path} cannot be parsed: {error}") from error

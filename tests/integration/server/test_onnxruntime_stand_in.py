@@ -114,9 +114,9 @@ WRONG = {
 
 
 @pytest.fixture(scope="module")
-def server(demo_artefacts, tmp_path_factory):
+def server(fp16_artefacts, tmp_path_factory):
     """The GPU's runtime, with models of this module that are loaded by request."""
-    repository = lay_out(tmp_path_factory.mktemp("stand-in") / "repository", demo_artefacts)
+    repository = lay_out(tmp_path_factory.mktemp("stand-in") / "repository", fp16_artefacts)
     install(repository, "ragged")
     for name, (edits, rank, _) in WRONG.items():
         install(repository, name, *edits, rank=rank)

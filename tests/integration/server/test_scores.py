@@ -35,10 +35,10 @@ def test_the_pairs_are_what_they_should_be(pytorch):
     assert pytorch.std() > 1  # the oracle has something to tell apart
 
 
-@pytest.mark.parametrize("name", ["fp32_server", "onnxruntime_server"])
-def test_full_precision_equals_pytorch(name, pytorch, request):
+@pytest.mark.parametrize(("name", "tolerance"), [("fp32_server", 1e-3), ("onnxruntime_server", 2e-2)])
+def test_logits_equal_pytorchs(name, tolerance, pytorch, request):
     served = score(request.getfixturevalue(name), PAIRS)
-    assert np.abs(served - pytorch).max() < 1e-3
+    assert np.abs(served - pytorch).max() < tolerance
 
 
 def test_served_precision_is_close_and_keeps_the_order(server, pytorch):
@@ -51,19 +51,19 @@ def test_served_precision_is_close_and_keeps_the_order(server, pytorch):
         assert (told[apart > 0.1] > 0).all(), QUERIES[query]
 
 
-@pytest.mark.parametrize("name", ["fp32_server", "onnxruntime_server"])
-def test_a_score_does_not_depend_on_its_neighbours(name, request):
+@pytest.mark.parametrize(("name", "noise_of_logits"), [("fp32_server", 1e-4), ("onnxruntime_server", 1e-2)])
+def test_a_score_does_not_depend_on_its_neighbours(name, noise_of_logits, request):
     server = request.getfixturevalue(name)
     chosen = [PAIRS[index] for index in (0, 13, 38, 77, 123, 199)]
     alone = np.concatenate([score(server, [pair]) for pair in chosen])
     crowd = [pair for pair in PAIRS if pair not in chosen][: 100 - len(chosen)]
     together = score(server, crowd[:40] + chosen + crowd[40:])[40 : 40 + len(chosen)]
-    assert np.abs(together - alone).max() < 1e-4
+    assert np.abs(together - alone).max() < noise_of_logits
     with ThreadPoolExecutor(12) as pool:
         noise = [pool.submit(score, server, crowd[n::8]) for n in range(8)]
         among = [pool.submit(score, server, chosen) for _ in range(4)]
         for future in among:
-            assert np.abs(future.result() - alone).max() < 1e-4
+            assert np.abs(future.result() - alone).max() < noise_of_logits
         for future in noise:
             future.result()
 
@@ -91,11 +91,8 @@ def requests_per_execution(server, documents_of):
     return (after[0] - before[0]) / (after[1] - before[1])
 
 
-def test_callers_with_different_lengths_are_merged(server):
+@pytest.mark.parametrize("name", ["server", "onnxruntime_server"])
+def test_callers_with_different_lengths_are_merged(name, request):
+    server = request.getfixturevalue(name)
     merged = requests_per_execution(server, lambda n: [f"{n} " + "word " * (5 * n + 12 * k) for k in range(8)])
     assert merged > 3
-
-
-def test_callers_of_one_length_are_merged_by_the_gpu_config(onnxruntime_server):
-    merged = requests_per_execution(onnxruntime_server, lambda n: [f"{n} " + "word " * 40 for _ in range(8)])
-    assert merged > 1.5

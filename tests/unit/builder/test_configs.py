@@ -3,11 +3,14 @@
 import re
 from itertools import pairwise
 
+import onnx
 import pytest
+from tritonclient.grpc import model_config_pb2
 
 from support import ROOT
 from support.configs import assert_arrows_join_equals, read_config
 from triton_rerank.transport.messages import DEFAULT_PRIORITY
+from triton_rerank_build.contract import PACKED_INPUT_NAMES
 from triton_rerank_build.graphs.memory import GPU_MAX_LENGTH, V2_M3, batch_bytes, most_pairs, serving_bytes
 
 REPOSITORY = ROOT / "model_repository"
@@ -59,6 +62,7 @@ def test_runtimes_differ_only_where_they_may(name):
         "optimization",
         "dynamic_batching",
         "model_warmup",
+        "batch_input",
     }
     configs = [read(f"cross_encoder/{path}") for path in (CROSS_ENCODERS[0], name)]
     for config in configs:
@@ -69,11 +73,22 @@ def test_runtimes_differ_only_where_they_may(name):
     assert configs[0] == configs[1]
 
 
-def test_only_the_cpu_backend_takes_ragged_batches():
-    # On a GPU, requests of different padded lengths can't be one tensor: Triton joins only equal ones.
+def test_what_drops_padding_takes_requests_of_any_length_together():
+    # A plan takes padded rows: Triton joins only requests of equal padded length.
     for path in CROSS_ENCODERS:
         config = read(f"cross_encoder/{path}")
-        assert {tensor.allow_ragged_batch for tensor in config.input} == {config.backend == "rerank_openvino"}
+        assert {tensor.allow_ragged_batch for tensor in config.input} == {config.platform != "tensorrt_plan"}
+
+
+def test_the_packed_graph_gets_its_inputs(tiny_exports):
+    config = read("cross_encoder/config.pbtxt")
+    (row_length,) = config.batch_input
+    assert list(row_length.source_input) == ["input_ids"]
+    assert row_length.kind == row_length.BATCH_ITEM_SHAPE
+    types = {item.name: item.data_type for item in config.input} | {row_length.target_name[0]: row_length.data_type}
+    graph = onnx.load(tiny_exports("xlm-roberta", "fp16").packed, load_external_data=False).graph
+    assert list(types) == [value.name for value in graph.input] == list(PACKED_INPUT_NAMES)
+    assert set(types.values()) == {config.input[0].data_type} == {model_config_pb2.TYPE_INT32}
 
 
 def test_instances_are_said_and_batching_is_on(tokenizer, cross_encoder):

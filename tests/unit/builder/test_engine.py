@@ -60,7 +60,7 @@ def test_each_profile_is_checked_with_a_full_batch_of_different_rows(fp16_reposi
     rows = len(checks[1].input_ids)
     assert 3 < rows <= 8
     assert len({row.tobytes() for row in checks[1].input_ids}) == rows
-    expected = expected_logits(repository / "cross_encoder/1/model.onnx", checks)
+    expected = expected_logits(repository / "cross_encoder/1/model.padded.onnx", checks)
     assert [logits.shape for logits in expected] == [(3, 1), (11, 1)]
     assert expected[1][0] == expected[1][rows]  # all rows, then the first again
 
@@ -101,7 +101,7 @@ def run(*arguments, **variables):
 @pytest.mark.parametrize("command", [prepare, build_engine, install])
 def test_what_is_installed_is_read_under_the_lock_of_exports(repository, command):
     # Read before, it could be replaced by an export that ends between the two.
-    (repository / "cross_encoder/1/model.onnx").write_text("being replaced")
+    (repository / "cross_encoder/1/model.padded.onnx").write_text("being replaced")
     with exclusive(repository), pytest.raises(RepositoryError, match="another export or engine build is writing into"):
         command(repository)
 
@@ -226,12 +226,14 @@ def test_nothing_to_build_from(tmp_path, repository):
         path.write_text(json.dumps(json.loads(path.read_text()) | {"precision": "int8"}))
     with pytest.raises(RepositoryError, match="precision int8, which is for CPUs; run: triton-rerank-build export"):
         engine_script(repository)
-    (repository / "cross_encoder/1/model.onnx").unlink()
+    (repository / "cross_encoder/1/model.padded.onnx").unlink()
     with pytest.raises(RepositoryError, match="precision int8"):
         engine_script(repository)
 
 
 def test_a_graph_that_changed_is_no_base_of_a_plan(repository):
-    (repository / "cross_encoder/1/model.onnx").write_bytes(b"other")
-    with pytest.raises(RepositoryError, match=r"differs from its manifest:\n  cross_encoder/1/model.onnx has 5 bytes"):
+    (repository / "cross_encoder/1/model.padded.onnx").write_bytes(b"other")
+    with pytest.raises(
+        RepositoryError, match=r"differs from its manifest:\n  cross_encoder/1/model.padded.onnx has 5 bytes"
+    ):
         engine_script(repository)

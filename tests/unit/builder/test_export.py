@@ -14,6 +14,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from support.tiny_exports import TinyExport
 from support.tiny_models import FAMILIES, LIMIT, tiny_checkpoint
 from triton_rerank_build import Manifest, export, verify
+from triton_rerank_build.cli.export import summary
 from triton_rerank_build.parity.texts import HARD_PAIRS, PAIRS
 
 TOLERANCE = {"fp32": 1e-4, "fp16": 2e-2}
@@ -26,7 +27,7 @@ def token_mask(encoded):
 
 
 class Exported:
-    """A tiny checkpoint and its installed graph."""
+    """A tiny checkpoint and its installed graph of padded rows."""
 
     def __init__(self, made: TinyExport) -> None:
         self.checkpoint, self.repository, self.manifest = made.checkpoint, made.repository, made.manifest
@@ -204,15 +205,25 @@ def test_the_manifest_tells_what_was_made_and_how_it_was_proved(exported, family
     )
     assert 0 < manifest.parity.worst_difference <= 1e-4
     assert manifest.parity.longest == LIMIT
-    assert set(manifest.artefacts) == {
-        "cross_encoder/1/model.onnx",
-        "cross_encoder/1/model.onnx.data",
-        "tokenizer/1/tokenizer.json",
-    }
+    artefacts = {"cross_encoder/1/model.onnx", "cross_encoder/1/model.onnx.data", "tokenizer/1/tokenizer.json"}
+    assert (set(manifest.artefacts), manifest.packed) == (artefacts, None)
     assert {"torch", "transformers", "onnx", "onnxruntime", "tokenizers", "triton-rerank-build"} <= set(manifest.tools)
     for name in ("cross_encoder", "tokenizer"):
         assert Manifest.from_json((model.repository / name / "1/manifest.json").read_text()) == manifest
     assert verify(model.repository) == manifest
+
+
+@every_family
+def test_at_fp16_the_manifest_tells_of_three_graphs_and_both_proofs(exported, family):
+    model = exported(family, "fp16")
+    manifest = model.manifest
+    graphs = {f"cross_encoder/1/model{kind}.onnx" for kind in ("", ".reference", ".padded")}
+    assert set(manifest.artefacts) == graphs | {"cross_encoder/1/model.onnx.data", "tokenizer/1/tokenizer.json"}
+    for proof in (manifest.parity, manifest.packed):
+        assert 0 < proof.worst_difference <= proof.tolerance == 2e-2
+        assert proof.longest == LIMIT
+    assert verify(model.repository) == manifest
+    assert "model.onnx takes packed rows, for ONNX Runtime on GPUs" in summary(manifest, "served")
 
 
 @every_family

@@ -143,13 +143,12 @@ def test_kendalls_tau_counts_couples():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("runtime", ["openvino", "onnxruntime"])
-def test_triton_serves_it(quantized, runtime):
+def test_triton_serves_it(quantized):
     from triton_rerank import RerankClient
 
     tiny = quantized("xlm-roberta")
     batches, expected = tiny.reference()
-    with EmbeddedServer(tiny.repository, runtime=runtime) as server, RerankClient(server.grpc_url) as client:
+    with EmbeddedServer(tiny.repository) as server, RerankClient(server.grpc_url) as client:
         served = client.score(list(PAIRS), normalize=False)
     (index,) = [index for index, batch in enumerate(batches) if batch.name == "all pairs in one padded batch"]
     # The reference truncates some pairs; the server gets their full text.

@@ -13,7 +13,13 @@ import pytest
 from support.tiny_models import tiny_checkpoint
 from triton_rerank_build import EmbeddedServer, RepositoryError, export, exporter, verify
 from triton_rerank_build.repository.install import exclusive, install, measure, staging
-from triton_rerank_build.repository.layout import ARTEFACTS, MANIFESTS, complete_from_template, template_repository
+from triton_rerank_build.repository.layout import (
+    ARTEFACTS,
+    MANIFESTS,
+    OPTIONAL_ARTEFACTS,
+    complete_from_template,
+    template_repository,
+)
 
 EXPORT = [sys.executable, "-m", "triton_rerank_build.cli.main", "export"]
 GRAPH = "cross_encoder/1/model.onnx"
@@ -168,7 +174,7 @@ def test_a_full_disk_names_the_folder(built, tmp_path):
 
 def as_written_by_release_0_1_0(repository):
     """That release wrote the first digits of a digest of its source into `exporter`."""
-    text = (repository / MANIFESTS[0]).read_text().replace('"exporter": 2,', '"exporter": "e086b3063e393d4a",')
+    text = (repository / MANIFESTS[0]).read_text().replace('"exporter": 3,', '"exporter": "e086b3063e393d4a",')
     assert "e086b3063e393d4a" in text
     for path in MANIFESTS:
         (repository / path).write_text(text)
@@ -185,8 +191,8 @@ def test_an_installation_of_release_0_1_0_stays_valid(built, repository, monkeyp
     assert {path: time for path, time in times(repository).items() if path in before} == before
     assert "e086b3063e393d4a" in (repository / MANIFESTS[0]).read_text()
 
-    assert export(str(built[0]), repository=repository).exporter == 2
-    assert verify(repository).exporter == 2
+    assert export(str(built[0]), repository=repository).exporter == 3
+    assert verify(repository).exporter == 3
 
 
 @pytest.mark.slow
@@ -280,6 +286,33 @@ def test_an_interrupted_installation_leaves_no_manifest(repository, failing):
         verify(repository)
 
 
+def test_graphs_that_the_new_export_lacks_are_removed(repository):
+    manifest = verify(repository)
+    for path in OPTIONAL_ARTEFACTS:
+        (repository / path).write_text("of an export at fp16")
+    with staging(repository, 1) as staged:
+        for path in ARTEFACTS:
+            (repository / path).replace(staged / path.name)
+        install(staged, repository, manifest)
+    assert verify(repository) == manifest
+    assert not any((repository / path).exists() for path in OPTIONAL_ARTEFACTS)
+
+
+def test_a_gpu_config_of_an_earlier_release_is_told_before_any_work(built, tmp_path):
+    config = tmp_path / "cross_encoder/config.pbtxt"
+    config.parent.mkdir()
+    committed = (template_repository() / "cross_encoder/config.pbtxt").read_text()
+    config.write_text(committed.replace("allow_ragged_batch: true", "").replace("batch_input [", "# "))
+    with pytest.raises(
+        RepositoryError, match=r"config.pbtxt is for the padded graphs .* no ragged input_ids, attention"
+    ):
+        export(str(built[0]), repository=tmp_path, precision="fp16")
+    config.write_text("input [")
+    with pytest.raises(RepositoryError, match=r"config.pbtxt cannot be parsed"):
+        export(str(built[0]), repository=tmp_path, precision="fp16")
+    assert not (tmp_path / "tokenizer/config.pbtxt").exists()
+
+
 def test_one_export_at_a_time(tmp_path):
     with (
         exclusive(tmp_path),
@@ -327,4 +360,7 @@ def test_measure_names_files_as_the_manifest_does(tmp_path):
     for path in ARTEFACTS:
         (tmp_path / path.name).write_text("x")
     assert set(measure(tmp_path)) == {GRAPH, WEIGHTS, TOKENIZER}
+    for path in OPTIONAL_ARTEFACTS:
+        (tmp_path / path.name).write_text("x")
+    assert set(measure(tmp_path)) == {GRAPH, WEIGHTS, TOKENIZER, *map(str, OPTIONAL_ARTEFACTS)}
     assert all(not Path(name).is_absolute() for name in measure(tmp_path))

@@ -39,7 +39,10 @@ class TritonPythonModel:
         settings = Settings(config)
         folder = Path(args["model_repository"]) / args["model_version"]
         # Links are resolved here: the runtimes refuse weights that a link leads out of the model's own folder.
-        path = (folder / (config.get("default_model_filename") or "model.onnx")).resolve()
+        path = folder / (config.get("default_model_filename") or "model.onnx")
+        # At fp16 `export` installs two graphs over the same weights: packed rows for GPUs, and padded rows.
+        padded = path.with_suffix(".padded.onnx")
+        path = (padded if padded.exists() else path).resolve()
         if not path.exists():
             raise pb_utils.TritonModelException(f"{path} is missing: run `triton-rerank-build export CHECKPOINT`")
         core = openvino.Core()
