@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from support import ROOT
 from support.gateway import GatewayProcess
+from support.pages import blocks
 from triton_rerank import RerankClient
 
 pytestmark = pytest.mark.integration
@@ -100,3 +102,23 @@ def test_the_page_of_the_interface_in_a_browser(gateway):
     page = subprocess.run([*command, f"{gateway.url}/docs"], capture_output=True, text=True, check=True).stdout
     for text in ("<b>POST</b>", "/v1/models/{name}", "max_tokens_per_doc", "Retry-After", "Authorization: Bearer KEY"):
         assert text in page
+
+
+PAGE = ROOT / "docs" / "gateway-callers.md"
+ENVIRONMENT_OF = {"LangChain": "sdks-and-langchain", "LlamaIndex": "llama-index", "Haystack": "haystack"}
+
+
+@pytest.mark.parametrize("section", ENVIRONMENT_OF)
+def test_the_settings_of_the_page_are_accepted(section, gateway):
+    """Each example makes its component; some ask the gateway for its models then."""
+    code = "".join(block.text for block in blocks(PAGE) if block.section == section and block.language == "python")
+    assert code.count("http://gateway:8080") >= 3
+    code = code.replace("http://gateway:8080", gateway.url).replace("KEY", KEY)
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    python = ENVIRONMENTS / ENVIRONMENT_OF[section] / "bin" / "python"
+    done = subprocess.run([python, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_python_example_of_the_page_is_in_a_tested_section():
+    assert {block.section for block in blocks(PAGE) if block.language == "python"} == set(ENVIRONMENT_OF)

@@ -28,15 +28,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EPILOG
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     group = parser.add_argument_group("gateway")
+    variables = {_PREFIX + "API_KEYS"}
+    parser.set_defaults(variables=variables)
 
     def option(name: str, default: object, text: str, **more: Any) -> None:  # noqa: ANN401  # argparse's own
         # argparse passes a default that is text through `type`, as if it stood on the command line.
+        variables.add(_variable(name))
         group.add_argument(name, default=_environment(name, default), help=text, **more)
 
     def many(name: str, metavar: str, text: str) -> None:
+        variables.add(_variable(name))
         group.add_argument(name, action="append", metavar=metavar, help=f"{text}; repeatable")
 
     def flag(name: str, text: str) -> None:
+        variables.add(_variable(name))
         set_ = str(_environment(name, "")).lower() in ("1", "true", "yes", "on")
         group.add_argument(name, action="store_true", default=set_, help=text)
 
@@ -49,8 +54,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     option("--max-body", 32, "largest body of a request (%(default)s)", type=positive, metavar="MEGABYTES")
     option("--max-documents", 1000, "most documents of a request (%(default)s)", type=positive, metavar="N")
     option("--max-in-flight", 256, "most calls at a time; others get 429 (%(default)s)", type=positive, metavar="N")
-    option("--body-timeout", 15.0, "for headers, and for a body (%(default)g)", type=seconds, metavar="SECONDS")
-    option("--drain", 0.0, "between SIGTERM and the end of listening (%(default)g)", type=float, metavar="SECONDS")
+    option("--body-timeout", 15.0, "for headers, and for a body (%(default)s)", type=seconds, metavar="SECONDS")
+    option("--drain", 0.0, "between SIGTERM and the end of listening (%(default)s)", type=float, metavar="SECONDS")
     option(
         "--long-documents",
         "truncate",
@@ -95,6 +100,9 @@ def run(options: argparse.Namespace) -> int:
         where = f"{scheme}://{shown}:{port}"
         print(f"gateway: {where} in front of {client!r}; {where}/docs describes it", file=sys.stderr, flush=True)
 
+    for name in sorted(set(os.environ) - options.variables):
+        if name.startswith(_PREFIX):
+            print(f"warning: {name} is not an option of the gateway", file=sys.stderr)
     if not settings.api_keys and options.host not in ("127.0.0.1", "::1", "localhost"):
         print(f"warning: no API keys, so all who reach {options.host} are served", file=sys.stderr)
     tls = {"ssl_certfile": options.ssl_certfile, "ssl_keyfile": options.ssl_keyfile}
@@ -112,7 +120,11 @@ def run(options: argparse.Namespace) -> int:
 
 def _environment(option: str, default: object) -> object:
     """The value of an option in the environment, else its default."""
-    return os.environ.get(_PREFIX + option.removeprefix("--").replace("-", "_").upper()) or default
+    return os.environ.get(_variable(option)) or default
+
+
+def _variable(option: str) -> str:
+    return _PREFIX + option.removeprefix("--").replace("-", "_").upper()
 
 
 def _many(options: argparse.Namespace, name: str) -> tuple[str, ...]:

@@ -155,6 +155,7 @@ def test_many_large_bodies_at_once_stay_within_the_memory(gateway):
         b"nonsense\r\n\r\n",
         b"GET / HTTP/9.9\r\n\r\n",
         b"POST /rerank HTTP/1.1\r\nContent-Length: -1\r\n\r\n",
+        b"POST /rerank HTTP/1.1\r\nContent-Length: " + b"9" * 5000 + b"\r\n\r\n",
         b"POST /rerank HTTP/1.1\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\n{}",
         b"POST /rerank HTTP/1.1\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n{}",
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
@@ -164,7 +165,7 @@ def test_many_large_bodies_at_once_stay_within_the_memory(gateway):
         b"CONNECT x:1 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
         b"GET /rerank HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade, close\r\n\r\n",
     ],
-    ids=range(11),
+    ids=range(12),
 )
 def test_what_is_not_http(gateway, data):
     assert 400 <= status_of(ask(gateway, data)) < 500

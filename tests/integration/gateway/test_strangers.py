@@ -12,7 +12,7 @@ from support.gateway import GatewayProcess
 from support.strange_bodies import BODIES, PATHS
 
 # TRITON_RERANK_STRANGERS=10000 pytest --log-cli-level=INFO tests/integration/gateway/test_strangers.py sends more.
-COUNT = int(os.environ.get("TRITON_RERANK_STRANGERS", "300"))
+COUNT = int(os.environ.get("TRITON_RERANK_STRANGERS", "200"))
 ALLOWED = {200, 400}
 
 pytestmark = pytest.mark.integration
