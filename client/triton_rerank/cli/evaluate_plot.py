@@ -15,7 +15,7 @@ def run_plot(options: argparse.Namespace) -> int:
     from triton_rerank.evaluation.plot import plot
 
     target, *paths = options.plot
-    if not paths:
+    if not paths or target.suffix == ".json":
         raise InvalidRequestError(
             "--plot takes the figure to write, then a models.json or result.json file per collection"
         )

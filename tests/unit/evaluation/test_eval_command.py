@@ -172,6 +172,8 @@ def test_plots_take_result_json_and_print_their_path(server, beir, arguments, tm
     assert capsys.readouterr().out == f"{figure}\n"
     drawn = figure.read_text()
     assert all(f"<!-- {label} -->" in drawn for label in ("before", "after", "first stage", "reranker"))
+    assert main(["eval", "--plot", *files]) == 1
+    assert "--plot takes the figure to write, then a models.json or result.json" in capsys.readouterr().err
     assert main(["eval", "--plot", str(figure), files[0], files[0]]) == 1
     assert "two files of the folder" in capsys.readouterr().err
     assert main(["eval", "--plot", str(figure), str(beir / "corpus.jsonl")]) == 1
