@@ -5,8 +5,8 @@ lengths of web passages. Every ten seconds the script samples the memory of trit
 and what the server holds in /dev/shm, into FOLDER/memory.json; at the end it draws FOLDER/memory.svg. The cache of
 document vectors is small here, so that it is full within the first minutes and its growth hides nothing.
 
-The memory counts as flat if no process and no shared memory is larger in the last quarter of the run than in the second
-by more than 5 % and 10 MB (medians). The exit status is 1 if one is.
+The run ends early if the server does. The memory counts as flat if no process and no shared memory is larger in the
+last quarter of the run than in the second by more than 5 % and 10 MB (medians). The exit status is 1 if one is.
 """
 
 import argparse
@@ -45,8 +45,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         small = variant(repository(), Path(folder), {"late_scorer/config.pbtxt": with_cache(options.cache_mb)})
-        with EmbeddedServer(small) as server:
+        with EmbeddedServer(small, restart=False) as server:
             samples, failed = soak(server, options)
+        if server.reason:
+            print(f"the server ended by itself: {server.reason}", file=sys.stderr)
     (options.out / "memory.json").write_text(json.dumps({"failed_calls": failed, "samples": samples}))
     draw(samples, options.out / "memory.svg")
     growth = {name: growth_mb(samples, name) for name in measured(samples)}
@@ -105,13 +107,14 @@ def soak(server: EmbeddedServer, options: argparse.Namespace) -> tuple[list[Samp
     samples: list[Sample] = []
     todo = zip(cycle(MODELS), sizes_of(options.documents), strict=False)
     with ThreadPoolExecutor(CALLERS) as pool:
-        while (now := time.monotonic() - start) < 60 * options.minutes:
+        while server.running and (now := time.monotonic() - start) < 60 * options.minutes:
             if now >= options.every_s * len(samples):
                 samples.append({"at_s": now, "calls": float(len(ended))} | memory_mb(server))
             if free.acquire(timeout=1 / options.calls_per_s):
                 pool.submit(call, *next(todo))
                 time.sleep(1 / options.calls_per_s)
-    samples.append({"at_s": time.monotonic() - start, "calls": float(len(ended))} | memory_mb(server))
+    if server.running:
+        samples.append({"at_s": time.monotonic() - start, "calls": float(len(ended))} | memory_mb(server))
     for client in clients.values():
         client.close()
     return samples, ended.count(False)
