@@ -11,7 +11,7 @@ import pytest
 import trustme
 
 from support import ROOT
-from support.fake_triton import FakeTriton, hang
+from support.fake_triton import FakeTriton
 from support.gateway import GatewayProcess, post, read_all, status_of, wait_for
 from support.pages import blocks
 from triton_rerank import RerankClient
@@ -143,25 +143,39 @@ def test_https(server, tmp_path):
         assert subprocess.run(command, capture_output=True, check=True).stdout == b'{"status":"ok"}'
 
 
-def test_sigterm_drains():
-    """Not ready at once, still serving for a while, and the call in flight is answered before the end."""
-    with FakeTriton() as triton, GatewayProcess(triton.url, "--drain", "3") as gateway:
-        body = {"query": "q", "documents": ["1"]}
-        assert httpx.post(f"{gateway.url}/rerank", json=body).status_code == 200
-        triton.faults.append(hang(4))
-        answers = []
-        call = threading.Thread(
-            target=lambda: answers.append(httpx.post(f"{gateway.url}/rerank", json=body, timeout=30))
-        )
-        call.start()
-        wait_for(lambda: len(triton.requests) > 3 or not triton.faults)
+def test_after_sigterm_it_is_not_ready_and_still_serves():
+    """Until --drain has passed; a second signal ends it at once."""
+    with FakeTriton() as triton, GatewayProcess(triton.url, "--drain", "600") as gateway:
+        assert httpx.get(f"{gateway.url}/v1/health/ready").status_code == 200
         gateway.process.send_signal(signal.SIGTERM)
         wait_for(lambda: httpx.get(f"{gateway.url}/v1/health/ready").status_code == 503)
-        assert httpx.post(f"{gateway.url}/rerank", json=body).status_code == 200
+        assert httpx.post(f"{gateway.url}/rerank", json={"query": "q", "documents": ["1"]}).status_code == 200
         assert httpx.get(f"{gateway.url}/v1/health/live").status_code == 200
+        gateway.process.send_signal(signal.SIGTERM)
         assert gateway.process.wait(60) == 0
-        call.join()
-        assert answers[0].status_code == 200
+
+
+def test_after_sigterm_the_call_in_flight_is_answered():
+    with FakeTriton() as triton, GatewayProcess(triton.url) as gateway, ThreadPoolExecutor(1) as thread:
+        body = {"query": "q", "documents": ["1"]}
+        assert httpx.post(f"{gateway.url}/rerank", json=body).status_code == 200
+        release = threading.Event()
+        triton.faults.append(lambda request, context: release.wait(60) and None)
+        answer = thread.submit(httpx.post, f"{gateway.url}/rerank", json=body, timeout=60)
+        wait_for(lambda: not triton.faults)
+        gateway.process.send_signal(signal.SIGTERM)
+        wait_for(lambda: not_listening(gateway))
+        release.set()
+        assert answer.result().status_code == 200
+        assert gateway.process.wait(60) == 0
+
+
+def not_listening(gateway):
+    try:
+        gateway.connect().close()
+    except ConnectionError:
+        return True
+    return False
 
 
 def test_a_connection_without_end_does_not_hold_the_gateway_up():
