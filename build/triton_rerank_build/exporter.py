@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 from triton_rerank_build.checkpoints.resolve import DEMO, Checkpoint, resolve_checkpoint
 from triton_rerank_build.contract import EXPORTER_VERSION, IR_VERSION, MODEL_FILE, OPSET, PRECISIONS, TOKENIZER_FILE
 from triton_rerank_build.errors import RepositoryError, UnsupportedModelError
-from triton_rerank_build.graphs.memory import GPU_MAX_LENGTH
+from triton_rerank_build.graphs.memory import most_tokens
 from triton_rerank_build.graphs.onnx import export_onnx, load_model
 from triton_rerank_build.late_interaction.export import LateExport, export_late
 from triton_rerank_build.late_interaction.settings import LateOptions
-from triton_rerank_build.repository.configs import check_packed_inputs
+from triton_rerank_build.repository.configs import check_packed_inputs, read_config
 from triton_rerank_build.repository.install import check_writable, exclusive, install, measure, staging
 from triton_rerank_build.repository.layout import complete_from_template, padded_graph, template_repository
 from triton_rerank_build.repository.manifest import Manifest, now, read_manifest, tool_versions
@@ -47,7 +47,7 @@ def export(
         repository: Folder of the Triton model repository; made, with its configuration files, if missing.
         precision: fp32, fp16 for GPUs, or int8 for CPUs (cross-encoders only).
         max_length: Longest pair in tokens, or longest document in late interaction. Default: the checkpoint's limit;
-            for pairs at fp16, at most what a GPU of 24 GB holds in a full batch.
+            for pairs at fp16, at most what a GPU's kernels count in a batch of `max_batch_size` rows.
         revision: Branch, tag or commit on the hub.
         force: Replace a different installation, or one whose manifest cannot be read.
         late_interaction: Export the encoder of any checkpoint for late interaction, with these options.
@@ -56,7 +56,8 @@ def export(
         The manifest of the installation; a `LateManifest` after an export for late interaction.
 
     Raises:
-        UnsupportedModelError: The checkpoint is not a one-logit BERT / RoBERTa / XLM-R classifier.
+        UnsupportedModelError: The checkpoint is not a one-logit BERT / RoBERTa / XLM-R classifier, or `max_length` is
+            out of range.
         ParityError: The graph's logits differ from PyTorch's, or at int8 their order does; nothing was installed.
         RepositoryError: The repository holds another installation and `force` is not given, is read-only, is being
             written by another process, or has too little free space.
@@ -70,16 +71,17 @@ def export(
     steps = Steps(6)
     with steps.step(f"finding the checkpoint {checkpoint}"):
         source = resolve_checkpoint(checkpoint, revision, late_interaction=late_interaction is not None)
-        length = _max_length(source, precision, max_length)
+        length = source.resolve_max_length(max_length)
     if source.late_interaction:
         if precision == "int8":
             raise UnsupportedModelError(f"{checkpoint}: late interaction is exported at fp32 or fp16, not at int8")
         options = late_interaction or LateOptions()
         return export_late(LateExport(source, repository, precision, max_length, options, force), steps)
     with exclusive(repository):
-        present = _present(repository, source, precision, length, force)
         if precision == "fp16":
             check_packed_inputs(repository)
+            length = _countable_length(source, repository, max_length, length)
+        present = _present(repository, source, precision, length, force)
         if present is not None:
             complete_from_template(repository, template_repository())
             logger.info("      %s is installed and intact: nothing to do", checkpoint)
@@ -87,12 +89,29 @@ def export(
         return _export(source, repository, precision, length, steps)
 
 
-def _max_length(source: Checkpoint, precision: str, asked: int | None) -> int:
-    length = source.resolve_max_length(asked)
-    if source.late_interaction or asked is not None or precision != "fp16" or length <= GPU_MAX_LENGTH:
+def _countable_length(source: Checkpoint, repository: Path, asked: int | None, length: int) -> int:
+    """The longest pair, up to `length`, of which a full batch stays within what a GPU's kernels count.
+
+    Raises:
+        UnsupportedModelError: `asked` is longer.
+    """
+    from transformers import AutoConfig
+
+    widest = AutoConfig.from_pretrained(str(source.folder)).intermediate_size
+    folder = repository if (repository / "cross_encoder" / "config.pbtxt").is_file() else template_repository()
+    rows: int = read_config(folder, "cross_encoder").max_batch_size
+    fitting = most_tokens(widest) // max(1, rows)
+    if length <= fitting:
         return length
-    logger.info("      up to %d of its %d tokens, for GPUs of 24 GB (--max-length)", GPU_MAX_LENGTH, length)
-    return GPU_MAX_LENGTH
+    most_rows = most_tokens(widest) // length
+    reason = (
+        f"a batch of {rows} rows (max_batch_size of cross_encoder/config.pbtxt) beyond {fitting} tokens has more "
+        f"elements than GPU kernels count; for {length} tokens set max_batch_size to {most_rows} in all models"
+    )
+    if asked is not None:
+        raise UnsupportedModelError(f"max_length {length} does not fit: {reason}")
+    logger.info("      up to %d of its %d tokens: %s", fitting, length, reason)
+    return fitting
 
 
 def _present(repository: Path, source: Checkpoint, precision: str, max_length: int, force: bool) -> Manifest | None:

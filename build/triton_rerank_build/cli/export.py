@@ -57,7 +57,8 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "--max-length",
         type=int,
         metavar="N",
-        help="longest pair in tokens (default: the checkpoint's limit; at fp16 1024 at most, for GPUs of 24 GB)",
+        help="longest pair in tokens (default: the checkpoint's limit; at fp16 at most what a batch of max_batch_size "
+        "rows may have on a GPU)",
     )
     parser.add_argument("--revision", help="branch, tag or commit on the hub (default: its main branch)")
     parser.add_argument("--force", action="store_true", help="replace another installation")

@@ -1,15 +1,11 @@
-"""GPU memory of the largest batch that the configs allow.
+"""GPU memory of the largest batch that the configs allow, and the largest batch that the kernels count.
 
-Computed from the tensors of the exported graph at fp16, run node by node as ONNX Runtime does; runtimes that fuse the
-attention need less. On a CPU the same graph in fp32 took 19 times the state of its tokens, of which this counts 18,
-and each attention score exactly twice. Not counted: half a gigabyte of CUDA, and the allocator's reserve.
+Computed from the tensors of the exported graphs at fp16, run node by node as ONNX Runtime does. On a CPU in fp32 the
+packed graph's peak is within 20 % of the same arithmetic (loadtest/benchmarks/batch_memory.py). Not counted: half a
+gigabyte of CUDA, and the allocator's reserve.
 """
 
 from dataclasses import dataclass
-
-# The default limit of `export --precision fp16`: 64 pairs of a large model (`V2_M3`) take 14.7 GB, which leaves room
-# for CUDA and the allocator's reserve on a card of 24 GB.
-GPU_MAX_LENGTH = 1024
 
 _FP16, _FP32 = 2, 4
 
@@ -35,27 +31,39 @@ class Shape:
 V2_M3 = Shape(num_parameters=567_755_777, hidden_size=1024, num_heads=16, intermediate_size=4096)
 
 
-def batch_bytes(shape: Shape, num_pairs: int, length: int) -> int:
-    """Activations of a batch [num_pairs, length].
+def most_tokens(intermediate_size: int) -> int:
+    """The most tokens of a batch for the packed graph on a GPU.
+
+    ONNX Runtime's elementwise CUDA kernels count in int32, and the widest tensor has `intermediate_size` elements a
+    token. Beyond that a kernel may compute garbage in silence.
+    """
+    return (2**31 - 1) // intermediate_size
+
+
+def batch_bytes(shape: Shape, num_tokens: int, element_bytes: int = _FP16) -> int:
+    """Activations of a batch in the packed graph.
 
     ONNX Runtime keeps the buffers of both halves of a layer, so they add up.
+
+    Args:
+        shape: Of the model.
+        num_tokens: Of all rows, without padding.
+        element_bytes: Of matrix products; 4 at fp32.
     """
-    tokens = num_pairs * length
-    # A score is the product in fp16, the same in fp32, and that plus the mask, in which the softmax works in place.
-    scores = tokens * length * shape.num_heads * (_FP16 + 2 * _FP32)
     # State in fp32; query, key and value.
-    attention = tokens * shape.hidden_size * (_FP32 + 3 * _FP16)
+    attention = num_tokens * shape.hidden_size * (_FP32 + 3 * element_bytes)
     # Gelu's input, an intermediate and its output; the sum in fp32 before and after LayerNorm.
-    feed_forward = tokens * (shape.intermediate_size * 3 * _FP16 + shape.hidden_size * 2 * _FP32)
-    return scores + attention + feed_forward
+    feed_forward = num_tokens * (shape.intermediate_size * 3 * element_bytes + shape.hidden_size * 2 * _FP32)
+    return attention + feed_forward
 
 
-def serving_bytes(shape: Shape, num_pairs: int, length: int) -> int:
-    """Weights at fp16 and one batch."""
-    return shape.num_parameters * _FP16 + batch_bytes(shape, num_pairs, length)
+def padded_batch_bytes(shape: Shape, num_pairs: int, length: int) -> int:
+    """Activations of a batch [num_pairs, length] in the padded graph, where nothing fuses the attention."""
+    # A score is the product in fp16, the same in fp32, and that plus the mask, in which the softmax works in place.
+    scores = num_pairs * length * length * shape.num_heads * (_FP16 + 2 * _FP32)
+    return scores + batch_bytes(shape, num_pairs * length)
 
 
-def most_pairs(shape: Shape, length: int, available_bytes: float) -> int:
-    """The largest `max_batch_size` with which rows of `length` fit."""
-    spare = available_bytes - shape.num_parameters * _FP16
-    return max(0, int(spare // batch_bytes(shape, 1, length)))
+def weight_bytes(shape: Shape) -> int:
+    """Weights at fp16."""
+    return shape.num_parameters * _FP16

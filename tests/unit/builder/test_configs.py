@@ -11,7 +11,7 @@ from support import ROOT
 from support.configs import assert_arrows_join_equals, read_config
 from triton_rerank.transport.messages import DEFAULT_PRIORITY
 from triton_rerank_build.contract import PACKED_INPUT_NAMES
-from triton_rerank_build.graphs.memory import GPU_MAX_LENGTH, V2_M3, batch_bytes, most_pairs, serving_bytes
+from triton_rerank_build.graphs.memory import V2_M3, batch_bytes, most_tokens, padded_batch_bytes, weight_bytes
 
 REPOSITORY = ROOT / "model_repository"
 CROSS_ENCODERS = ["config.pbtxt", "configs/cpu.pbtxt", "configs/tensorrt.pbtxt"]
@@ -155,13 +155,12 @@ def test_every_value_is_explained():
 
 
 # What the comments say of memory, for bge-reranker-v2-m3 at fp16: (file, in its words, bytes).
+WEIGHTS = weight_bytes(V2_M3)
 STATED = [
-    ("config.pbtxt", "5.2 GB at 512 tokens", serving_bytes(V2_M3, 64, 512)),
-    ("config.pbtxt", "14.7 GB at 1,024", serving_bytes(V2_M3, 64, 1024)),
-    ("config.pbtxt", "49.7 GB at 2,048", serving_bytes(V2_M3, 64, 2048)),
-    ("config.pbtxt", "711 GB at 8,192", serving_bytes(V2_M3, 64, 8192)),
-    ("configs/tensorrt.pbtxt", "14.7 GB with one", serving_bytes(V2_M3, 64, 1024)),
-    ("configs/tensorrt.pbtxt", "28.2 GB with two", serving_bytes(V2_M3, 64, 1024) + batch_bytes(V2_M3, 64, 1024)),
+    ("config.pbtxt", "4.0 GB for 65,536 tokens", WEIGHTS + batch_bytes(V2_M3, 65_536)),
+    ("config.pbtxt", "23.7 GB for the most tokens of a batch", WEIGHTS + batch_bytes(V2_M3, most_tokens(4096))),
+    ("configs/tensorrt.pbtxt", "14.7 GB with one", WEIGHTS + padded_batch_bytes(V2_M3, 64, 1024)),
+    ("configs/tensorrt.pbtxt", "28.2 GB with two", WEIGHTS + 2 * padded_batch_bytes(V2_M3, 64, 1024)),
 ]
 
 
@@ -174,19 +173,17 @@ def test_the_worst_case_of_a_merged_batch_stands_beside_the_limit(name, words, n
     assert round(num_bytes / 1e9, 1 if stated < 100 else 0) == stated
 
 
-def test_the_shipped_limits_fit_a_card_of_24_gb(cross_encoder):
-    rows = cross_encoder.max_batch_size
-    profiles = [name for group in cross_encoder.instance_group for name in group.profile] or ["0"]
-    batches = len(profiles) * batch_bytes(V2_M3, rows, GPU_MAX_LENGTH)
-    # Two thirds of it: the rest is for CUDA and for what the allocator holds.
-    assert V2_M3.num_parameters * 2 + batches < 24e9 * 2 / 3
-    assert [most_pairs(V2_M3, length, 20e9) for length in (2048, 8192)] == [24, 1]
+def test_no_batch_of_the_packed_graph_has_elements_beyond_int32():
+    # 64 rows of 8,192 tokens have 2^31 in the widest tensor, one too many.
+    assert [most_tokens(4096) // rows for rows in (128, 64, 63)] == [4095, 8191, 8322]
+    assert most_tokens(4096) * 4096 < 2**31 <= (most_tokens(4096) + 1) * 4096
 
 
 def test_the_table_of_the_builders_readme():
     readme = (REPOSITORY.parent / "build" / "README.md").read_text()
     rows = re.findall(r"^\| (\d+) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \|$", readme, re.M)
-    assert [int(row[0]) for row in rows] == [64, 16, 4, 1]
+    assert [int(row[0]) for row in rows] == [128, 48, 16, 1]
     for rows_of_batch, *stated in rows:
-        computed = [serving_bytes(V2_M3, int(rows_of_batch), length) / 1e9 for length in (512, 1024, 2048, 8192)]
+        tokens = [int(rows_of_batch) * length for length in (180, 512, 2048, 8192)]
+        computed = [(WEIGHTS + batch_bytes(V2_M3, min(number, most_tokens(4096)))) / 1e9 for number in tokens]
         assert [round(number, 1) for number in computed] == list(map(float, stated))

@@ -1,5 +1,6 @@
 """Tiny checkpoints of every family, exported and compared with transformers."""
 
+import re
 from functools import cache
 
 import numpy as np
@@ -13,9 +14,10 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from support.tiny_exports import TinyExport
 from support.tiny_models import FAMILIES, LIMIT, tiny_checkpoint
-from triton_rerank_build import Manifest, export, verify
+from triton_rerank_build import Manifest, UnsupportedModelError, export, verify
 from triton_rerank_build.cli.export import summary
 from triton_rerank_build.parity.texts import HARD_PAIRS, PAIRS
+from triton_rerank_build.repository.layout import template_repository
 
 TOLERANCE = {"fp32": 1e-4, "fp16": 2e-2}
 
@@ -246,12 +248,21 @@ def test_what_a_configuration_may_change_is_followed(tmp_path, overrides):
     assert export(str(checkpoint), repository=tmp_path / "repository").parity.worst_difference <= 1e-4
 
 
+def config_with(repository, max_batch_size):
+    path = repository / "cross_encoder/config.pbtxt"
+    path.parent.mkdir(parents=True)
+    text = (template_repository() / "cross_encoder/config.pbtxt").read_text()
+    path.write_text(re.sub(r"^max_batch_size: \d+", f"max_batch_size: {max_batch_size}", text, flags=re.M))
+
+
 @pytest.mark.slow
-def test_fp16_goes_as_far_as_a_gpu_holds_a_full_batch_unless_told_otherwise(tmp_path, caplog):
-    # The checkpoint has more positions. Only the limit changes; the reference batches stay short.
-    checkpoint = tiny_checkpoint(tmp_path / "checkpoint", "bert", max_position_embeddings=1100)
+def test_fp16_goes_as_far_as_a_gpus_kernels_count(tiny_exports, tmp_path, caplog):
+    checkpoint = str(tiny_exports("bert", "fp16").checkpoint)
+    # Its widest tensor has 64 elements a token: at 2^31 / 64 tokens a batch is too large.
+    config_with(tmp_path, 2**31 // 64 // 70)
+    told = r"max_length 75 does not fit: .* beyond 70 tokens .* to 447392 in all"
+    with pytest.raises(UnsupportedModelError, match=told):
+        export(checkpoint, repository=tmp_path, precision="fp16", max_length=75)
     caplog.set_level("INFO", "triton_rerank_build")
-    assert export(str(checkpoint), repository=tmp_path / "fp16", precision="fp16").max_length == 1024
-    assert "up to 1024 of its 1100 tokens, for GPUs of 24 GB (--max-length)" in caplog.text
-    options = {"precision": "fp16", "max_length": 1100}
-    assert export(str(checkpoint), repository=tmp_path / "longer", **options).max_length == 1100
+    assert export(checkpoint, repository=tmp_path, precision="fp16").max_length == 70
+    assert "up to 70 of its 80 tokens: a batch of 479349 rows" in caplog.text
