@@ -48,7 +48,7 @@ class RerankClient(BaseClient):
             again with backoff until the timeout, or for 10 s if it has never answered. 0 turns both off. Moving to
             another healthy server does not count.
         pairs_per_request: Pairs in one request at most. If None, the server's max_batch_size where the server computes
-            no padding (OpenVINO), and 32 pairs of similar length where it does (TensorRT).
+            no padding (ONNX Runtime, OpenVINO), and 32 pairs of similar length where it does (TensorRT).
         tls: True for gRPC's bundled roots, or a `TLS` with certificates.
         metadata: gRPC metadata of every request, such as {"authorization": "Bearer ..."}, or a function that
             returns it. Never logged.

@@ -40,7 +40,7 @@ class Engine:
     """The record of a TensorRT plan that was built from the graph.
 
     Attributes:
-        profiles: "1x16 64x64 64x112": the smallest, the tuned and the largest shape of each profile.
+        profiles: "1x16 128x64 128x112": the smallest, the tuned and the largest shape of each profile.
         worst_difference: Largest difference between a logit of the plan and of the graph on a CPU.
         tolerance: Largest difference that was accepted.
         num_pairs: Rows that were compared.

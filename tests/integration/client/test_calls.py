@@ -53,7 +53,7 @@ def test_the_relevant_document_comes_first_across_languages(client):
 def test_scores_do_not_depend_on_how_a_list_is_cut(client_class, server):
     documents = [MIXED[number % len(MIXED)] + str(number) for number in range(100)]
     found = []
-    for pairs_per_request in (5, 32, 64):
+    for pairs_per_request in (5, 32, 128):
         with client_class(server.grpc_url, pairs_per_request=pairs_per_request, timeout=120) as client:
             found.append(logits(client.rerank("short words", documents)))
     for other in found[1:]:
@@ -150,7 +150,7 @@ def test_model_info(client):
     assert info.precision == "fp32"
     assert info.max_length == 512
     assert info.default_max_length == 512
-    assert info.max_batch_size == 64
+    assert info.max_batch_size == 128
     assert info.max_queue_size is None  # rerank_openvino counts seconds of work
     assert info.priority_levels == 3
     assert info.manifest["parity"]["tolerance"] > 0

@@ -124,16 +124,16 @@ def test_a_dry_run_prints_the_script_and_writes_nothing(repository, tmp_path):
         f"--timingCacheFile={tmp_path}/timings",
         "--profile=0",
         "--minShapes=input_ids:1x16,attention_mask:1x16",
-        "--optShapes=input_ids:64x16,attention_mask:64x16",
-        "--maxShapes=input_ids:64x16,attention_mask:64x16",
+        "--optShapes=input_ids:128x16,attention_mask:128x16",
+        "--maxShapes=input_ids:128x16,attention_mask:128x16",
         "--profile=1",
         "--minShapes=input_ids:1x17,attention_mask:1x17",
-        "--optShapes=input_ids:64x48,attention_mask:64x48",
-        "--maxShapes=input_ids:64x48,attention_mask:64x48",
+        "--optShapes=input_ids:128x48,attention_mask:128x48",
+        "--maxShapes=input_ids:128x48,attention_mask:128x48",
         "--profile=2",
         "--minShapes=input_ids:1x49,attention_mask:1x49",
-        "--optShapes=input_ids:64x80,attention_mask:64x80",
-        "--maxShapes=input_ids:64x80,attention_mask:64x80 2>&1 | tee build.log",
+        "--optShapes=input_ids:128x80,attention_mask:128x80",
+        "--maxShapes=input_ids:128x80,attention_mask:128x80 2>&1 | tee build.log",
     ]
     assert done.stdout.count("--exportOutput=") == 3
     subprocess.run(["bash", "-n"], input=done.stdout, text=True, check=True)
@@ -148,8 +148,8 @@ def test_build_prove_install(repository, fake, tmp_path):
     assert not list((repository / "cross_encoder/1").glob("engine*"))
     manifest = verify(repository)
     assert "cross_encoder/1/model.plan" in manifest.artefacts
-    assert manifest.engine.num_pairs == 3 * 64
-    assert manifest.engine.profiles == ("1x16 64x16 64x16", "1x17 64x48 64x48", "1x49 64x80 64x80")
+    assert manifest.engine.num_pairs == 3 * 128
+    assert manifest.engine.profiles == ("1x16 128x16 128x16", "1x17 128x48 128x48", "1x49 128x80 128x80")
     assert Manifest.from_json(manifest.to_json()) == manifest
 
     again = run("--repository", repository, FAKE_TRTEXEC="fail")
@@ -181,7 +181,7 @@ def test_in_three_steps_as_with_docker_compose(repository, fake):
     [
         ("fail", "error: trtexec failed with status 1"),
         ("wrong", "error: profile 0: the plan's logits differ from the graph's by "),
-        ("nan", "does not hold 64 numbers named 'logits'"),
+        ("nan", "does not hold 128 numbers named 'logits'"),
     ],
 )
 def test_a_build_that_fails_leaves_the_old_installation(repository, fake, mode, words):

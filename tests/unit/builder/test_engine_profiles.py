@@ -15,26 +15,26 @@ COMMITTED = ROOT / "model_repository"
 @pytest.mark.parametrize(
     ("max_length", "expected"),
     [
-        (1024, "1x16 64x192 64x1024"),
-        (512, "1x16 64x160 64x512"),
-        (8192, "1x16 64x320 64x8192"),
-        (16, "1x16 64x16 64x16"),
+        (1024, "1x16 128x192 128x1024"),
+        (512, "1x16 128x160 128x512"),
+        (8192, "1x16 128x320 128x8192"),
+        (16, "1x16 128x16 128x16"),
     ],
 )
 def test_the_profile_of_the_committed_configs(max_length, expected):
     served = read_served_shapes(COMMITTED, max_length)
-    assert (served.max_batch_size, served.num_profiles) == (64, 1)
+    assert (served.max_batch_size, served.num_profiles) == (128, 1)
     assert [str(profile) for profile in make_profiles(served)] == [expected]
 
 
 @pytest.mark.parametrize(
     ("max_length", "expected"),
     [
-        (1024, ["1x16 64x64 64x96", "1x97 64x192 64x256", "1x257 64x512 64x1024"]),
-        (512, ["1x16 64x48 64x80", "1x81 64x128 64x192", "1x193 64x384 64x512"]),
-        (8192, ["1x16 64x80 64x128", "1x129 64x320 64x512", "1x513 64x2048 64x8192"]),
-        (80, ["1x16 64x16 64x16", "1x17 64x48 64x48", "1x49 64x80 64x80"]),
-        (16, ["1x16 64x16 64x16"] * 3),
+        (1024, ["1x16 128x64 128x96", "1x97 128x192 128x256", "1x257 128x512 128x1024"]),
+        (512, ["1x16 128x48 128x80", "1x81 128x128 128x192", "1x193 128x384 128x512"]),
+        (8192, ["1x16 128x80 128x128", "1x129 128x320 128x512", "1x513 128x2048 128x8192"]),
+        (80, ["1x16 128x16 128x16", "1x17 128x48 128x48", "1x49 128x80 128x80"]),
+        (16, ["1x16 128x16 128x16"] * 3),
     ],
 )
 def test_buckets_are_shared_out_over_three_profiles(max_length, expected):
@@ -51,7 +51,7 @@ def test_every_length_that_the_tokenizer_makes_fits_one_profile(max_length, num_
     for bucket in served.buckets:
         fitting = [p for p in profiles if p.min_shape[1] <= bucket <= p.max_shape[1]]
         assert len(set(fitting)) == 1
-        assert (fitting[0].min_shape[0], fitting[0].max_shape[0]) == (1, 64)
+        assert (fitting[0].min_shape[0], fitting[0].max_shape[0]) == (1, 128)
     for profile in profiles:
         assert profile.min_shape <= profile.opt_shape <= profile.max_shape
 
@@ -66,7 +66,7 @@ def test_buckets_are_those_of_the_tokenizer():
     [
         ("cross_encoder/configs/tensorrt.pbtxt", '"tensorrt_plan"', '"onnxruntime_onnx"', "expected 'tensorrt_plan'"),
         ("cross_encoder/configs/tensorrt.pbtxt", '[ "0" ]', '[ "1" ]', "names the profiles"),
-        ("cross_encoder/configs/tensorrt.pbtxt", "max_batch_size: 64", "max_batch_size: many", "cannot be parsed"),
+        ("cross_encoder/configs/tensorrt.pbtxt", "max_batch_size: 128", "max_batch_size: many", "cannot be parsed"),
         ("tokenizer/config.pbtxt", '"buckets"', '"steps"', "no list of lengths"),
     ],
 )

@@ -11,6 +11,7 @@ model_repository/cross_encoder/configs/cpu.pbtxt).
 """
 
 import json
+import math
 import os
 import threading
 import time
@@ -23,6 +24,8 @@ import triton_python_backend_utils as pb_utils
 from cpu_quota import usable_cpus
 from micro_batch_cuts import LENGTH_STEP, padded_length
 from row_pool import DEFAULT_LEVEL, PendingRequest, RowPool, failure, send
+
+GAUGE_INTERVAL_S = 0.5
 
 
 class BadRequestError(ValueError):
@@ -85,7 +88,6 @@ class TritonPythonModel:
                 # Triton's own words for a full queue: clients recognise them.
                 message = f"Exceeds maximum queue size: {waiting_s:.1f} s of work are waiting, see max_wait_s"
                 pending.fail(message, pb_utils.TritonError.UNAVAILABLE)
-        self.metrics.waiting_s.set(self.pool.waiting_s)
 
     def finalize(self):
         """Answer the requests that were taken, then stop."""
@@ -96,7 +98,7 @@ class TritonPythonModel:
         """Score micro-batch after micro-batch, until the pool is closed and empty."""
         while micro_batch := self.pool.take():
             self.score(micro_batch)
-            self.metrics.waiting_s.set(self.pool.waiting_s)
+            self.metrics.show_waiting(self.pool.waiting_s)
 
     def level(self, request):
         """The request's place in the order of requests."""
@@ -181,6 +183,14 @@ class Metrics:
             )
         ]
         self.waiting_s, self.refused = (family.Metric(labels=labels) for family in self._families)
+        self._shown_s, self._shown_at = 0.0, -math.inf
+
+    def show_waiting(self, seconds):
+        """Set the gauge when no work waits, and else twice a second: it takes a round trip to tritonserver."""
+        now = time.monotonic()
+        if now > self._shown_at + GAUGE_INTERVAL_S or (self._shown_s and not seconds):
+            self.waiting_s.set(seconds)
+            self._shown_s, self._shown_at = seconds, now
 
 
 class Settings:
