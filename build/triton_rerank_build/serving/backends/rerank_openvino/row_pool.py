@@ -84,7 +84,7 @@ class RowPool:
     Args:
         micro_batch_tokens: Tokens of a micro-batch at most, padding included; one row may have more.
         max_length: Longest row.
-        max_wait_s: Seconds of work before a request at most, or the request is refused.
+        max_wait_s: Seconds of work before a request at most, besides the largest request; beyond, it is refused.
         queue_timeout_s: Seconds until a request must have started, or it is refused after all.
     """
 
@@ -101,15 +101,17 @@ class RowPool:
     def add(self, request):
         """Take a request's rows, or refuse it. Returns at once.
 
-        A request may wait `max_wait_s`, or as long as it takes itself: two callers with large requests take turns.
+        A request may wait `max_wait_s` besides the largest request, its own or one before it: two callers with large
+        requests take turns, and a small request waits for a large one.
 
         Returns:
             Seconds of work before the request if it is refused, else None.
         """
         with self._changed:
             self._drop_late()  # what nobody waits for keeps nobody waiting
-            before_s = self._seconds_of(other for other in self._requests if other.level <= request.level)
-            room_s = max(self._max_wait_s, self._seconds_of([request]))
+            before = [other for other in self._requests if other.level <= request.level]
+            before_s = self._seconds_of(before)
+            room_s = self._max_wait_s + max(self._seconds_of([other]) for other in (*before, request))
             if before_s > room_s * (BEGUN_ROOM if request.level % 2 else 1):
                 return before_s
             request.start_within(self._queue_timeout_s)
