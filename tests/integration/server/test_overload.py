@@ -81,9 +81,10 @@ LIMIT = {"max_queue_size": 2}
         pytest.param("openvino", [(CPU, *QUEUE_TIMEOUT)], {}, id="timeout in the pool"),
     ],
 )
-def test_overload_ends_in_one_error_and_nothing_hangs(runtime, edits, policies, demo_artefacts, tmp_path):
+def test_overload_ends_in_one_error_and_nothing_hangs(runtime, edits, policies, request, tmp_path):
     # Release notes of newer Tritons report requests that hang at a queue limit inside an ensemble. 2.51 does not hang.
-    repository = with_policy(tmp_path / "repository", demo_artefacts, *edits, **policies)
+    artefacts = request.getfixturevalue("fp16_artefacts" if runtime == "onnxruntime" else "demo_artefacts")
+    repository = with_policy(tmp_path / "repository", artefacts, *edits, **policies)
     with EmbeddedServer(repository, runtime=runtime) as server:
         found = outcomes(server, callers=24)
         assert set(found) == {len(DOCUMENTS), ServerOverloadedError}
@@ -113,10 +114,10 @@ def narrow(demo_artefacts, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def narrow_queue(demo_artefacts, tmp_path_factory):
+def narrow_queue(fp16_artefacts, tmp_path_factory):
     """As `narrow`, where the waiting calls are in Triton's queue, as on a GPU."""
     folder = tmp_path_factory.mktemp("narrow_queue") / "repository"
-    repository = with_policy(folder, demo_artefacts, cross_encoder={"max_queue_size": 4})
+    repository = with_policy(folder, fp16_artefacts, cross_encoder={"max_queue_size": 4})
     with EmbeddedServer(repository, runtime="onnxruntime") as server:
         yield server
 
