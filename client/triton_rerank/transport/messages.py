@@ -10,13 +10,13 @@ import grpc
 
 try:
     from tritonclient.grpc import service_pb2, service_pb2_grpc
-except TypeError as error:  # from protobuf, which knows no other name for it
-    if "inference." not in str(error):
+except TypeError as _clash:  # from protobuf, which knows no other name for it
+    if "inference." not in str(_clash):
         raise
     raise ImportError(
         "tritonclient can't be used in this process: another package has defined the protobuf messages `inference.*` "
         "(kserve and mlserver do). Call triton_rerank in a process that imports neither of them"
-    ) from error
+    ) from _clash
 
 from triton_rerank.errors import RerankError, UnexpectedResponseError, error_from_status
 from triton_rerank.ranking.batching import Part
