@@ -44,7 +44,7 @@ def logits(server, ids, mask):
         (raw.column([b"\xed\xa0\x80"]), raw.column(["lone surrogate"]), "query[0] is not valid UTF-8"),
         (raw.column(["q"]), raw.column(["a", "b"]), "batch size does not match other inputs"),
         (np.array([[b"q", b"q"]], object), raw.column(["a"]), "unexpected shape for input 'query'"),
-        (raw.column(["q"] * 65), raw.column(["d"] * 65), "batch-size must be <= 64"),
+        (raw.column(["q"] * 129), raw.column(["d"] * 129), "batch-size must be <= 128"),
         (np.array([[1]], np.int32), raw.column(["d"]), "type"),
     ],
 )
