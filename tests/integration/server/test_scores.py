@@ -92,8 +92,6 @@ def requests_per_execution(server, documents_of):
     return (after[0] - before[0]) / (after[1] - before[1])
 
 
-        onnxruntime_server, lambda n: [f"{n} " + "word " * (5 * n + 12 * k) for k in range(8)]
-    )
 def test_callers_with_different_lengths_are_merged(onnxruntime_server):
     server = onnxruntime_server
     merged = requests_per_execution(server, lambda n: [f"{n} " + "word " * (5 * n + 12 * k) for k in range(8)])
