@@ -192,7 +192,7 @@ def test_a_killed_training_ends_where_an_unbroken_one_does(json_lines, tmp_path,
         tiny,
         str(json_lines),
         str(broken),
-        json.dumps(fields | {"max_minutes": 1e6}),
+        json.dumps(fields | {"max_minutes": 1e18}),
     ]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     assert subprocess.run(command, env=environment, capture_output=True, check=False).returncode == -signal.SIGKILL
