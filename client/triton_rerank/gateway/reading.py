@@ -13,6 +13,7 @@ from triton_rerank.gateway.errors import GatewayError, invalid, overloaded
 
 _BODIES_IN_MEMORY = 8
 _LINGER_S = 1.0
+_LINGER_BYTES = 100_000_000
 
 
 class Reader:
@@ -84,7 +85,7 @@ class Unread:
     """Closes a connection whose request was answered before its body was read.
 
     A connection that is closed with unread bytes is reset, and the caller may lose the answer. The rest is therefore
-    discarded for a second.
+    discarded, for a second and 100 MB at most.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -104,8 +105,9 @@ class Unread:
             return message
 
         async def discard() -> None:
-            while unread:
-                await receive_and_note()
+            size = 0
+            while unread and size < _LINGER_BYTES:
+                size += len((await receive_and_note()).get("body", b""))
 
         async def send_and_close(message: Message) -> None:
             if not unread:

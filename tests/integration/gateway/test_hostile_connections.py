@@ -64,8 +64,8 @@ def test_a_caller_that_sends_too_much_still_reads_the_answer(gateway):
 def test_chunks_without_end(gateway):
     with gateway.connect() as connection:
         connection.sendall(CHUNKED)
-        sent = send_until_closed(connection, b"10000\r\n" + b"x" * 65_536 + b"\r\n", 2000 * MEGABYTE)
-        assert sent < 2000 * MEGABYTE
+        sent = send_until_closed(connection, b"10000\r\n" + b"x" * 65_536 + b"\r\n", 500 * MEGABYTE)
+        assert sent < 200 * MEGABYTE
         assert status_of(read_all(connection)) in (413, 0)  # 0: the reset has overtaken the answer
 
 
