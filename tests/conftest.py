@@ -29,6 +29,13 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
 
 COMMITTED = ROOT / "model_repository"
 
+PATIENT = (
+    "cross_encoder/configs/cpu.pbtxt",
+    '"max_wait_s"  value: { string_value: "3" }',
+    '"max_wait_s"  value: { string_value: "60" }',
+)
+"""Edit of a laid-out repository: a slow machine refuses no calls of tests that are not about overload."""
+
 
 def lay_out(target: Path, artefacts: Path, *edits: tuple[str, str, str]) -> Path:
     """Make a repository of the committed files as they are now and links to `artefacts`.
@@ -88,8 +95,8 @@ def fp16_artefacts() -> Path:
 
 @pytest.fixture(scope="session")
 def demo_repository(demo_artefacts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The committed repository with the demo reranker in it."""
-    return lay_out(tmp_path_factory.mktemp("demo") / "repository", demo_artefacts)
+    """The committed repository with the demo reranker in it, and with patience."""
+    return lay_out(tmp_path_factory.mktemp("demo") / "repository", demo_artefacts, PATIENT)
 
 
 @pytest.fixture(scope="session")
@@ -114,7 +121,7 @@ def fp32_server(demo_artefacts: Path, tmp_path_factory: pytest.TempPathFactory) 
     if IMAGE:
         pytest.skip("a local server's runtime")
     edit = ("cross_encoder/configs/cpu.pbtxt", 'string_value: "auto"', 'string_value: "f32"')
-    repository = lay_out(tmp_path_factory.mktemp("fp32") / "repository", demo_artefacts, edit)
+    repository = lay_out(tmp_path_factory.mktemp("fp32") / "repository", demo_artefacts, edit, PATIENT)
     with EmbeddedServer(repository) as running:
         yield running
 

@@ -53,7 +53,17 @@ def call_until_done(client, turns, lock, lost, events):
 def test_one_of_three_servers_is_killed_and_restarted_in_the_middle_of_500_calls(demo_repository):
     servers = [EmbeddedServer(demo_repository, grpc_port=free_port(), exit_timeout_s=0) for _ in range(3)]
     lost, turns, lock = [], iter(range(500)), threading.Lock()
-    events = {100: servers[0].stop, 250: servers[0].start}
+    stopped = threading.Event()
+
+    def stop():
+        servers[0].stop()
+        stopped.set()
+
+    def start():
+        stopped.wait()  # 150 calls may take less time
+        servers[0].start()
+
+    events = {100: stop, 250: start}
     with ExitStack() as stack:
         for server in servers:
             stack.callback(server.stop)
