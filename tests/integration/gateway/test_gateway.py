@@ -10,11 +10,13 @@ import httpx
 import pytest
 import trustme
 
+from conftest import PATIENT, lay_out
 from support import ROOT
 from support.fake_triton import FakeTriton
 from support.gateway import GatewayProcess, post, read_all, status_of, wait_for
 from support.pages import blocks
 from triton_rerank import RerankClient
+from triton_rerank_build import EmbeddedServer
 
 pytestmark = pytest.mark.integration
 
@@ -96,15 +98,22 @@ def test_a_caller_that_hangs_up(gateway):
     assert httpx.post(f"{gateway.url}/rerank", json={"query": "flu", "documents": ["a"]}, timeout=30).status_code == 200
 
 
-def test_overload_is_429(server):
-    """More calls than Triton's queue holds: some are answered, the others are told to come again."""
+def test_overload_is_429(demo_artefacts, tmp_path):
+    """More work than may wait: some calls are answered, the others are told to come again."""
+    edit = (PATIENT[0], PATIENT[1], PATIENT[1].replace('"3"', '"0.01"'))
+    repository = lay_out(tmp_path / "repository", demo_artefacts, edit)
     body = {"query": "flu", "documents": ["influenza and masks " * 4] * 32}
-    with GatewayProcess(server.grpc_url) as gateway, ThreadPoolExecutor(64) as threads, httpx.Client(timeout=60) as web:
+    with (
+        EmbeddedServer(repository) as server,
+        GatewayProcess(server.grpc_url) as gateway,
+        ThreadPoolExecutor(64) as threads,
+        httpx.Client(timeout=60) as web,
+    ):
         answers = list(threads.map(lambda _: web.post(f"{gateway.url}/rerank", json=body), range(64)))
         assert {answer.status_code for answer in answers} == {200, 429}
         refused = next(answer for answer in answers if answer.status_code == 429)
         assert refused.headers["retry-after"] == "1"
-        assert httpx.get(f"{gateway.url}/health").status_code == 200
+        wait_for(lambda: httpx.get(f"{gateway.url}/health").status_code == 200)
 
 
 def test_keys_from_file_and_environment(server, tmp_path):
