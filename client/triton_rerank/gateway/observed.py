@@ -13,7 +13,7 @@ from triton_rerank.gateway.errors import internal
 from triton_rerank.gateway.metrics import Metrics
 from triton_rerank.gateway.record import Record, begin, request_id_of
 from triton_rerank.gateway.responses import error_response
-from triton_rerank.transport.tracing import continued
+from triton_rerank.transport.tracing import Tracer
 
 logger: logging.Logger = logging.getLogger("triton_rerank.gateway")
 
@@ -26,6 +26,7 @@ class Observed:
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app = app
         self._metrics = metrics
+        self._tracer = Tracer()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a request."""
@@ -34,7 +35,7 @@ class Observed:
             return
         headers = Headers(scope=scope)
         status = 0
-        with continued(headers) as left:
+        with self._tracer.continued(headers) as left:
             record = Record(request_id_of(headers.get("x-request-id")), left)
             begin(record)
 

@@ -17,11 +17,11 @@ class Tracer:
 
     def __init__(self) -> None:
         try:
-            from opentelemetry import propagate, trace
+            from opentelemetry import context, propagate, trace
         except ImportError:
-            self._trace = self._propagate = None
+            self._context = self._trace = self._propagate = None
         else:
-            self._trace, self._propagate = trace, propagate
+            self._context, self._trace, self._propagate = context, trace, propagate
 
     @contextmanager
     def span(self, name: str, attributes: Mapping[str, str | int]) -> Iterator[Any]:
@@ -51,25 +51,22 @@ class Tracer:
         self._propagate.inject(carrier)
         return tuple((key.lower(), value) for key, value in carrier.items())
 
+    @contextmanager
+    def continued(self, headers: Mapping[str, str]) -> Iterator[dict[str, str]]:
+        """Make the trace of an incoming request the parent of the spans begun inside.
 
-@contextmanager
-def continued(headers: Mapping[str, str]) -> Iterator[dict[str, str]]:
-    """Make the trace of an incoming request the parent of the spans begun inside.
+        Args:
+            headers: Headers of the request, with names in lower case.
 
-    Args:
-        headers: Headers of the request, with names in lower case.
-
-    Yields:
-        The trace headers that the caller must pass on itself, where opentelemetry-api is not installed; else none.
-    """
-    try:
-        from opentelemetry import context, propagate
-    except ImportError:
-        given = {name: headers.get(name, "") for name in ("traceparent", "tracestate")}
-        yield {name: value for name, value in given.items() if value and value.isascii() and value.isprintable()}
-        return
-    token = context.attach(propagate.extract(headers))
-    try:
-        yield {}
-    finally:
-        context.detach(token)
+        Yields:
+            The trace headers that the caller must pass on itself, where opentelemetry-api is not installed; else none.
+        """
+        if self._context is None or self._propagate is None:
+            given = {name: headers.get(name, "") for name in ("traceparent", "tracestate")}
+            yield {name: value for name, value in given.items() if value and value.isascii() and value.isprintable()}
+            return
+        token = self._context.attach(self._propagate.extract(headers))
+        try:
+            yield {}
+        finally:
+            self._context.detach(token)
