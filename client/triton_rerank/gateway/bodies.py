@@ -11,7 +11,7 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from triton_rerank.gateway.errors import GatewayError, invalid
+from triton_rerank.gateway.errors import invalid
 
 Text = str | dict[str, Any]
 """A text, or an object that holds it."""
@@ -80,6 +80,7 @@ def decode(data: bytes | bytearray, kind: type[_StructT]) -> _StructT:
 
     Raises:
         GatewayError: It is not JSON, or a value has a wrong type; the message names its path.
+        RecursionError: It is nested too deeply.
     """
     try:
         decoded: _StructT = _DECODERS[kind].decode(data)  # type: ignore[index, assignment]
@@ -94,14 +95,7 @@ def decode(data: bytes | bytearray, kind: type[_StructT]) -> _StructT:
     except msgspec.DecodeError as error:
         problem = str(error).removeprefix("JSON is malformed: ")
         raise invalid(f"the body is not JSON: {_lower(problem)}; send a JSON object") from None
-    except RecursionError:
-        raise nested() from None
     return decoded
-
-
-def nested() -> GatewayError:
-    """The error of a body nested too deeply."""
-    return invalid("the body is nested too deeply")
 
 
 def _lower(text: str) -> str:

@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from triton_rerank.gateway.answers import ScoreAnswer, ScoreResult, ScoreUsage
 from triton_rerank.gateway.auth import Keys
-from triton_rerank.gateway.bodies import Body, ScoreBody, decode, nested
+from triton_rerank.gateway.bodies import Body, ScoreBody, decode
 from triton_rerank.gateway.dialects import Answered, Search, answer, dialect_of, read_search
 from triton_rerank.gateway.errors import GatewayError, invalid
 from triton_rerank.gateway.pairs import Pairs, read_pairs
@@ -52,7 +52,7 @@ class Calls:
         try:
             return await work(request, decode(data, kind))
         except RecursionError:
-            raise nested() from None
+            raise invalid("the body is nested too deeply") from None
         finally:
             self._reader.release(data)
 
