@@ -26,9 +26,6 @@ from triton_rerank.transport.retry import (
 )
 from triton_rerank.transport.servers import LONGEST_ATTEMPT_S, Servers
 
-_MOST_RUNNING = 16
-"""Requests of one call in flight at once, by default."""
-
 _ROOM_POLL_S = 0.1
 """How often, at most, a call looks again for room in a queue that this client has filled."""
 
@@ -67,7 +64,7 @@ class Exchange:
         deadline: Deadline,
         budget: RetryBudget,
         max_retries: int,
-        most_running: int = _MOST_RUNNING,
+        most_running: int,
         priority: int | None = None,
         begun: bool = False,
         quick: bool = False,

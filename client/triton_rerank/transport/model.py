@@ -52,8 +52,7 @@ class ServedModel:
             failed = failed_at >= self._config_at
             if self.config is not None and not failed and now - self._config_at < _LONGEST_AGE_S:
                 return False
-            self._info_is_stale |= failed
-            self._steps_are_stale |= failed
+            self._outdate_if(failed)
             self._config_at = now
             return True
 
@@ -69,9 +68,7 @@ class ServedModel:
                 f"model {self.name!r} is not a reranker: its outputs are {', '.join(sorted(outputs))}; "
                 "pass the name of an ensemble, such as reranker"
             )
-        changed = config != self.config
-        self._info_is_stale |= changed
-        self._steps_are_stale |= changed
+        self._outdate_if(config != self.config)
         self.config = config
 
     def refused(self, error: InvalidRequestError) -> bool:
@@ -103,7 +100,9 @@ class ServedModel:
 
     def outdate(self) -> None:
         """Have the description asked for again if it is old."""
-        old = time.monotonic() - self._info_at > _LONGEST_AGE_S
+        self._outdate_if(time.monotonic() - self._info_at > _LONGEST_AGE_S)
+
+    def _outdate_if(self, old: bool) -> None:
         self._info_is_stale |= old
         self._steps_are_stale |= old
 

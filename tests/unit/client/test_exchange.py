@@ -39,6 +39,7 @@ def exchange(
         deadline=Deadline.after(timeout, 0.0),
         budget=budget or RetryBudget(),
         max_retries=max_retries,
+        most_running=16,
         priority=priority,
         begun=begun,
         backoff=backoff,
