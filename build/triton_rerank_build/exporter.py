@@ -10,7 +10,7 @@ from triton_rerank_build.graphs.memory import most_tokens
 from triton_rerank_build.graphs.onnx import export_onnx, load_model
 from triton_rerank_build.late_interaction.export import LateExport, export_late
 from triton_rerank_build.late_interaction.settings import LateOptions
-from triton_rerank_build.repository.configs import check_packed_inputs, read_config
+from triton_rerank_build.repository.configs import gpu_config
 from triton_rerank_build.repository.install import check_writable, exclusive, install, measure, staging
 from triton_rerank_build.repository.layout import complete_from_template, padded_graph, template_repository
 from triton_rerank_build.repository.manifest import Manifest, now, read_manifest, tool_versions
@@ -79,8 +79,7 @@ def export(
         return export_late(LateExport(source, repository, precision, max_length, options, force), steps)
     with exclusive(repository):
         if precision == "fp16":
-            check_packed_inputs(repository)
-            length = _countable_length(source, repository, max_length, length)
+            length = _countable_length(source, gpu_config(repository).max_batch_size, max_length, length)
         present = _present(repository, source, precision, length, force)
         if present is not None:
             complete_from_template(repository, template_repository())
@@ -89,21 +88,17 @@ def export(
         return _export(source, repository, precision, length, steps)
 
 
-def _countable_length(source: Checkpoint, repository: Path, asked: int | None, length: int) -> int:
-    """The longest pair, up to `length`, of which a full batch stays within what a GPU's kernels count.
+def _countable_length(source: Checkpoint, rows: int, asked: int | None, length: int) -> int:
+    """The longest pair, up to `length`, of which a batch of `rows` stays within what a GPU's kernels count.
 
     Raises:
         UnsupportedModelError: `asked` is longer.
     """
-    from transformers import AutoConfig
-
-    widest = AutoConfig.from_pretrained(str(source.folder)).intermediate_size
-    folder = repository if (repository / "cross_encoder" / "config.pbtxt").is_file() else template_repository()
-    rows: int = read_config(folder, "cross_encoder").max_batch_size
-    fitting = most_tokens(widest) // max(1, rows)
+    tokens = most_tokens(source.intermediate_size)
+    fitting = tokens // max(1, rows)
     if length <= fitting:
         return length
-    most_rows = most_tokens(widest) // length
+    most_rows = tokens // length
     reason = (
         f"a batch of {rows} rows (max_batch_size of cross_encoder/config.pbtxt) beyond {fitting} tokens has more "
         f"elements than GPU kernels count; for {length} tokens set max_batch_size to {most_rows} in all models"
@@ -176,26 +171,36 @@ def _export(source: Checkpoint, repository: Path, precision: str, max_length: in
             del model
             save_tokenizer(tokenizer, staged / TOKENIZER_FILE, max_length=max_length, pad_id=pad_id)
         with steps.step("comparing the graph with PyTorch"):
-            proofs = [prove(padded_graph(staged), batches, expected, precision)]
+            padded, packed = prove(padded_graph(staged), batches, expected, precision), None
+            _log_proof("padded", padded)
             if precision == "fp16":
-                proofs.append(prove_packed(staged / MODEL_FILE, batches, expected, precision))
-            for proof, rows in zip(proofs, ("padded", "packed"), strict=False):
-                logger.info(
-                    "      %s rows: worst difference %.2g (%s), Kendall's tau %.4f",
-                    rows,
-                    proof.worst_difference,
-                    proof.worst_batch,
-                    proof.kendall_tau,
-                )
+                packed = prove_packed(staged / MODEL_FILE, batches, expected, precision)
+                _log_proof("packed", packed)
         with steps.step(f"installing into {repository}"):
-            manifest = _manifest(source, precision, max_length, proofs, staged, token_types)
+            manifest = _manifest(source, precision, max_length, padded, packed, staged, token_types)
             complete_from_template(repository, template_repository())
             install(staged, repository, manifest)
     return manifest
 
 
+def _log_proof(rows: str, proof: "Parity") -> None:
+    logger.info(
+        "      %s rows: worst difference %.2g (%s), Kendall's tau %.4f",
+        rows,
+        proof.worst_difference,
+        proof.worst_batch,
+        proof.kendall_tau,
+    )
+
+
 def _manifest(
-    source: Checkpoint, precision: str, max_length: int, proofs: "list[Parity]", staged: Path, token_types: bool
+    source: Checkpoint,
+    precision: str,
+    max_length: int,
+    parity: "Parity",
+    packed: "Parity | None",
+    staged: Path,
+    token_types: bool,
 ) -> Manifest:
     return Manifest(
         checkpoint=source.name,
@@ -206,11 +211,11 @@ def _manifest(
         opset=OPSET,
         ir_version=IR_VERSION,
         exporter=EXPORTER_VERSION,
-        parity=proofs[0],
+        parity=parity,
         artefacts=measure(staged),
         tools=tool_versions(),
         created=now(),
         activation=source.activation,
         token_types=token_types,
-        packed=proofs[1] if len(proofs) > 1 else None,
+        packed=packed,
     )

@@ -16,6 +16,8 @@ COLBERT_FILE = "artifact.metadata"
 FAMILIES = ("bert", "roberta", "xlm-roberta")
 # The special tokens of a pair, a short query and a few tokens of the document.
 MIN_MAX_LENGTH = 16
+# What transformers takes for a BERT, RoBERTa or XLM-R whose config.json does not say it.
+_INTERMEDIATE_SIZE = 3072
 
 # Ends of the class names of models that score a pair by the probability of a generated token.
 _GENERATIVE = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
@@ -35,6 +37,7 @@ class Checkpoint:
         colbert: Whether it is a ColBERT checkpoint, with a projection and `COLBERT_FILE`.
         activation: Name of the function of logits that the configuration names for sentence-transformers, such as
             "Identity"; None if it names none.
+        intermediate_size: Width of a layer's widest state, that of the feed-forward network.
     """
 
     name: str
@@ -45,6 +48,7 @@ class Checkpoint:
     late_interaction: bool = False
     colbert: bool = False
     activation: str | None = None
+    intermediate_size: int = _INTERMEDIATE_SIZE
 
     def resolve_max_length(self, requested: int | None) -> int:
         """The length to export for.
@@ -121,7 +125,15 @@ def inspect_folder(
         revision = _digest([*small, *weights])
     limit = _limit(folder, config, family, name)
     return Checkpoint(
-        name, folder, revision, family, limit, late_interaction, colbert, _activation(folder, config, name)
+        name,
+        folder,
+        revision,
+        family,
+        limit,
+        late_interaction,
+        colbert,
+        _activation(folder, config, name),
+        _intermediate_size(config, name),
     )
 
 
@@ -140,6 +152,13 @@ def read_json(path: Path, name: str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UnsupportedModelError(f"{path.name} of {name} is not a JSON object")
     return content
+
+
+def _intermediate_size(config: Mapping[str, Any], name: str) -> int:
+    size = config.get("intermediate_size", _INTERMEDIATE_SIZE)
+    if not isinstance(size, int) or size < 1:
+        raise UnsupportedModelError(f"config.json of {name} has no usable intermediate_size")
+    return size
 
 
 def _activation(folder: Path, config: Mapping[str, Any], name: str) -> str | None:
