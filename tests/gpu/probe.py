@@ -16,8 +16,14 @@ from triton_rerank_build.parity.packed import join
 CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
 
 
-def open_session(graph, provider, **options):
+def open_session(graph, provider, cuda=None, **options):
     """A session as config.pbtxt opens it.
+
+    Args:
+        graph: The file.
+        provider: ONNX Runtime's.
+        cuda: Further options of the CUDA provider.
+        options: Of the session.
 
     Raises:
         RuntimeError: The provider did not start.
@@ -29,7 +35,7 @@ def open_session(graph, provider, **options):
         setattr(settings, name, value)
     # The optimized graph, where one is saved, leaves its weights in another file.
     settings.add_session_config_entry("session.optimized_model_external_initializers_file_name", "optimized.data")
-    chosen = (CUDA, {"arena_extend_strategy": "kSameAsRequested"}) if provider == CUDA else CPU
+    chosen = (CUDA, {"arena_extend_strategy": "kSameAsRequested"} | (cuda or {})) if provider == CUDA else CPU
     session = onnxruntime.InferenceSession(str(graph), settings, providers=[chosen])
     if session.get_providers()[0] != provider:
         raise RuntimeError(f"{provider} did not start; ONNX Runtime has {onnxruntime.get_available_providers()}")
@@ -62,7 +68,7 @@ def logits(settings):
     options = {}
     if optimized := settings.get("optimized"):
         options["optimized_model_filepath"] = optimized
-    session = open_session(settings["graph"], settings["provider"], **options)
+    session = open_session(settings["graph"], settings["provider"], settings.get("cuda"), **options)
     inputs = np.load(settings["batches"])
     found = {}
     for name in settings["names"]:
@@ -87,6 +93,23 @@ def memory(settings):
     return {"batch_bytes": free[1] - free[2], "all_bytes": free[0] - free[2], "first_run_s": seconds}
 
 
+def kernels(settings):
+    """Milliseconds of each CUDA kernel in one run of the packed graph, by name, the longest first."""
+    from torch.profiler import ProfilerActivity, profile
+
+    session = open_session(settings["graph"], settings["provider"], settings.get("cuda"))
+    found = {}
+    for name, lengths in settings["workloads"].items():
+        feed = full_rows(lengths)
+        for _ in range(3):
+            session.run(None, feed)
+        with profile(activities=[ProfilerActivity.CUDA]) as profiled:
+            session.run(None, feed)
+        events = sorted(profiled.key_averages(), key=lambda event: -event.device_time_total)
+        found[name] = [(event.key, event.count, event.device_time_total / 1000) for event in events]
+    return {"kernels": found}
+
+
 def full_rows(lengths):
     """Inputs of the packed graph, a request a row."""
     rows = [np.full((1, length), 7, np.int32) for length in lengths]
@@ -94,9 +117,10 @@ def full_rows(lengths):
 
 
 def main():
-    from gpu import all_fp16, speed
+    from gpu import peers, speed, variants
 
-    every = (device, logits, memory, speed.packed, speed.padded, speed.peer, all_fp16.write_all_fp16)
+    every = (device, logits, memory, kernels, speed.packed, speed.padded, peers.sentence_transformers, peers.varlen)
+    every += (variants.write_variant,)
     jobs = {job.__name__: job for job in every}
     job, settings, result = sys.argv[1:]
     answer = jobs[job](json.loads(Path(settings).read_text(encoding="utf-8")))

@@ -13,23 +13,24 @@ import tempfile
 import time
 import traceback
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import onnx
 
-from gpu.all_fp16 import differences
 from gpu.networks import NETWORKS, check_batches, make_network, workloads
 from gpu.probe import CPU, CUDA
 from gpu.report import NOT_ON_A_CPU, Answer, bars, write_report
 from gpu.runs import Run
+from gpu.variants import VARIANTS, differences
 from triton_rerank_build.contract import PADDED_FILE, REFERENCE_FILE
 from triton_rerank_build.graphs.memory import batch_bytes, weight_bytes
 from triton_rerank_build.parity.compare import TOLERANCE, count_swapped
 from triton_rerank_build.parity.packed import join
 
 ROWS_PER_CALL = {"v2-m3": (1, 20), "tiny": (1, 4)}
-ARRIVAL_SECONDS = {"v2-m3": 8.0, "tiny": 0.5}
+ARRIVAL_SECONDS = {"v2-m3": 6.0, "tiny": 0.5}
 FLOATS = {onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16, onnx.TensorProto.DOUBLE}
 IN_PROCESS = "Arrivals wait in a queue in front of the session, in the same process: Triton is not in the path."
 
@@ -154,10 +155,15 @@ def speeds(run):
     settings = {"workloads": calls, "most_rows": network.most_rows, "tokens": network.tokens}
     packed, _ = run.probe("packed", graph=run.graph, **settings, **arrivals)
     padded, note = attempt(run, "padded", graph=run.graphs / PADDED_FILE, **settings)
-    peer, of_peer = attempt(run, "peer", checkpoint=run.checkpoint, **settings)
+    peer, of_peer = attempt(run, "sentence_transformers", checkpoint=run.checkpoint, **settings)
+    unpadded, of_unpadded = {}, ""
+    if run.on_gpu:
+        unpadded, of_unpadded = attempt(run, "varlen", checkpoint=run.checkpoint, workloads=calls)
     times, figures = packed["seconds"], {}
     others = {"padded graph": padded.get("seconds", {}), "sentence-transformers": peer.get("seconds", {})}
     others["sentence-transformers with its tokenizer"] = peer.get("predict_seconds", {})
+    for kind, seconds in unpadded.get("seconds", {}).items():
+        others[f"PyTorch without padding, {kind}"] = seconds
     for name, lengths in calls.items():
         label = f"{name} ({len(lengths)} rows, {sum(lengths)} tokens)"
         figures[f"{label}: packed, ms"] = times[name] * 1000
@@ -169,7 +175,10 @@ def speeds(run):
     p99 = {rows: each["p99"] for rows, each in packed["arrivals"].items()}
     run.bars = bars(run.gpu, times["one pair"], times["documents"], peer.get("seconds", {}).get("documents"), p99)
     where = "" if run.on_gpu else "Times of a CPU and a tiny network: they say that the script runs, and nothing else. "
-    notes = [where + IN_PROCESS, note, of_peer, "The best padding-free peer was not measured."]
+    if unpadded:
+        figures["PyTorch without padding: difference from transformers' own logits"] = unpadded["difference"]
+    figures |= kernel_figures(run, run.graph, "packed")
+    notes = [where + IN_PROCESS, note, of_peer, of_unpadded]
     return Answer(6, "measured" if run.on_gpu else NOT_ON_A_CPU, figures, "\n".join(filter(None, notes)))
 
 
@@ -181,19 +190,47 @@ def attempt(run, job, **settings):
         return {}, f"{job}: {error}"
 
 
-def all_fp16(run):
-    folder = run.folder / "all_fp16"
-    run.probe("write_all_fp16", checkpoint=run.checkpoint, folder=folder)
-    graph = folder / run.graph.name
-    result, _ = run.probe("logits", graph=graph, batches=run.folder / "batches.npz", names=list(run.expected))
-    figures = differences(result["logits"], run.expected)
-    settings = {"most_rows": run.network.most_rows, "tokens": run.network.tokens, "rows_per_call": ()}
-    found, _ = run.probe("packed", graph=graph, workloads=workloads(run.network), **settings)
-    figures |= {f"{name}, ms": seconds * 1000 for name, seconds in found["seconds"].items()}
+# Strict: SkipLayerNormalization sums in fp32, whatever its inputs are.
+CANDIDATES = (
+    ("folded", "folded", {}),
+    ("fp16", "fp16", {}),
+    ("fp16, strict LayerNorm", "fp16", {"enable_skip_layer_norm_strict_mode": "1"}),
+)
+
+
+def variants(run):
+    figures = {}
+    for label, name, cuda in CANDIDATES:
+        run.variants[name].result()
+        graph = run.folder / name / run.graph.name
+        result, _ = run.probe(
+            "logits", graph=graph, batches=run.folder / "batches.npz", names=list(run.expected), cuda=cuda
+        )
+        figures |= {f"{label}: {key}": value for key, value in differences(result["logits"], run.expected).items()}
+        settings = {"most_rows": run.network.most_rows, "tokens": run.network.tokens, "rows_per_call": ()}
+        found, _ = run.probe("packed", graph=graph, workloads=workloads(run.network), cuda=cuda, **settings)
+        figures |= {f"{label}: {key}, ms": seconds * 1000 for key, seconds in found["seconds"].items()}
+        figures |= kernel_figures(run, graph, label, cuda)
     return Answer(7, "measured" if run.on_gpu else NOT_ON_A_CPU, figures, "Compare with the times of question 6.")
 
 
-ASKED = (flash_attention, logits, fusions, copies, peaks, speeds, all_fp16)
+def kernel_figures(run, graph, label, cuda=None, most=16):
+    """The kernels that take longest for one call of documents."""
+    if not run.on_gpu:
+        return {}
+    calls = {name: workloads(run.network)[name] for name in ("documents", "one pair")}
+    result, note = attempt(run, "kernels", graph=graph, workloads=calls, cuda=cuda)
+    if note:
+        return {f"{label}: kernels": note}
+    figures = {}
+    for call, kernels in result["kernels"].items():
+        figures[f"{label}: {call}: all kernels, ms"] = sum(ms for _, _, ms in kernels)
+        figures[f"{label}: {call}: launches"] = sum(count for _, count, _ in kernels)
+        figures |= {f"{label}: {call}: {count} x {name[:120]}, ms": ms for name, count, ms in kernels[:most]}
+    return figures
+
+
+ASKED = (flash_attention, logits, fusions, copies, peaks, speeds, variants)
 
 
 def ask(run, stem, facts):
@@ -232,7 +269,11 @@ def main():
         run.checkpoint, run.graphs = make_network(run.network, run.folder)
         facts["seconds to make the graphs"] = round(time.monotonic() - started, 1)
         print(f"graphs made ({facts['seconds to make the graphs']} s)", flush=True)
-        answers = ask(run, options.stem, facts)
+        with ThreadPoolExecutor() as pool:
+            for name in VARIANTS:  # meanwhile the first questions are asked
+                settings = {"name": name, "checkpoint": run.checkpoint, "folder": run.folder / name}
+                run.variants[name] = pool.submit(run.probe, "write_variant", **settings)
+            answers = ask(run, options.stem, facts)
     verdicts = " ".join(f"q{answer.number}={answer.verdict.replace(' ', '_')}" for answer in answers)
     print(f"RESULT {verdicts} seconds={time.monotonic() - started:.0f}")
     return any(answer.verdict in ("no", "failed") for answer in answers)

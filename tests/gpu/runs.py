@@ -4,7 +4,9 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,6 +15,8 @@ import numpy as np
 from gpu.networks import NETWORKS, Network
 from gpu.probe import CUDA
 from triton_rerank_build.contract import MODEL_FILE, REFERENCE_FILE
+
+MOST_JOB_SECONDS = 150
 
 
 @dataclass
@@ -33,6 +37,7 @@ class Run:
     gpu: str | None = None
     checkpoint: Path | None = None
     graphs: Path | None = None
+    variants: dict[str, Future] = field(default_factory=dict)
     printed: str = ""
     found: dict[str, list[float]] = field(default_factory=dict)
     expected: dict[str, np.ndarray] = field(default_factory=dict)
@@ -60,11 +65,12 @@ class Run:
         Raises:
             RuntimeError: It failed, or ran out of time.
         """
-        asked, answered = self.folder / "settings.json", self.folder / "result.json"
+        folder = Path(tempfile.mkdtemp(dir=self.folder))
+        asked, answered = folder / "settings.json", folder / "result.json"
         asked.write_text(json.dumps({"provider": self.provider, **settings}, default=str), encoding="utf-8")
         command = [sys.executable, "-m", "gpu.probe", job, str(asked), str(answered)]
         environment = os.environ | {"ORT_ENABLE_ATTENTION_KERNEL_DEBUG_INFO": "1"} if job == "logits" else None
-        left = self.ends - time.monotonic()
+        left = min(self.ends - time.monotonic(), MOST_JOB_SECONDS)
         if left <= 0:
             raise RuntimeError(f"no time left for {job}")
         done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=left, env=environment)

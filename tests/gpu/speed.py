@@ -1,18 +1,18 @@
-"""Times of the graphs and of a peer on one card: calls alone, full batches without a pause, and random arrivals."""
+"""Times of the graphs on one card: calls alone, full batches without a pause, and random arrivals."""
 
 import time
 from functools import partial
 
 import numpy as np
 
-from gpu.probe import CUDA, full_rows, open_session
+from gpu.probe import full_rows, open_session
 
-MOST_RUNS, MOST_SECONDS = 30, 3.0
+MOST_RUNS, MOST_SECONDS = 30, 1.5
 
 
 def packed(settings):
     """Times of the packed graph, and its latencies under Poisson arrivals at 80 % of its own offline rate."""
-    session = open_session(settings["graph"], settings["provider"])
+    session = open_session(settings["graph"], settings["provider"], settings.get("cuda"))
     calls = {name: partial(session.run, None, full_rows(lengths)) for name, lengths in settings["workloads"].items()}
     times = {name: median_seconds(call) for name, call in calls.items()}
     most_rows, tokens = settings["most_rows"], settings["tokens"]
@@ -42,54 +42,10 @@ def padded(settings):
     }
 
 
-def peer(settings):
-    """Times of sentence-transformers, fp16 and sdpa on a GPU: its network alone, and `predict` with its tokenizer."""
-    import sentence_transformers
-    import torch
-
-    on_gpu = settings["provider"] == CUDA
-    place = "cuda" if on_gpu else "cpu"
-    options = {"dtype": torch.float16 if on_gpu else torch.float32, "attn_implementation": "sdpa"}
-    encoder = sentence_transformers.CrossEncoder(settings["checkpoint"], device=place, model_kwargs=options)
-    network, predicted, tokens = {}, {}, {}
-    for name, lengths in settings["workloads"].items():
-        tensors = {key: torch.from_numpy(array).long().to(place) for key, array in rectangle(lengths).items()}
-
-        def forward(tensors=tensors):
-            with torch.inference_mode():
-                return encoder.model(**tensors).logits.float().cpu()
-
-        network[name] = median_seconds(forward)
-        pairs, tokens[name] = texts(encoder.tokenizer, lengths)
-        predict = partial(encoder.predict, pairs, batch_size=len(pairs), show_progress_bar=False)
-        predicted[name] = median_seconds(predict)
-    return {
-        "version": sentence_transformers.__version__,
-        "seconds": network,
-        "predict_seconds": predicted,
-        "predict_tokens": tokens,
-    }
-
-
 def rectangle(lengths):
     """Inputs of a padded network."""
     mask = (np.arange(max(lengths))[None, :] < np.array(lengths)[:, None]).astype(np.int32)
     return {"input_ids": np.where(mask, 7, 1).astype(np.int32), "attention_mask": mask}
-
-
-def texts(tokenizer, lengths):
-    """Pairs of about these numbers of tokens, and how many tokens they have in all."""
-    words = ("search", "engines", "rank", "documents")
-
-    def pair(count):
-        return ("what is a reranker", " ".join(words[index % len(words)] for index in range(count)))
-
-    def size(count):
-        return len(tokenizer(*pair(count))["input_ids"])
-
-    empty, per_word = size(0), (size(40) - size(0)) / 40
-    pairs = [pair(max(1, int((length - empty) / per_word))) for length in lengths]
-    return pairs, sum(len(tokenizer(*each)["input_ids"]) for each in pairs)
 
 
 def median_seconds(call):

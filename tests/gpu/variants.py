@@ -1,7 +1,4 @@
-"""The packed graph in fp16 throughout: residual sums and LayerNorm too, biases folded into the fused operators.
-
-A candidate, not a product: CUDA's SkipLayerNormalization may sum in fp16, which only a GPU shows.
-"""
+"""Variants of the packed graph, to be measured beside it: candidates, not products."""
 
 from pathlib import Path
 
@@ -11,13 +8,49 @@ from torch import nn
 
 from triton_rerank_build.checkpoints.resolve import resolve_checkpoint
 from triton_rerank_build.contract import MODEL_FILE, OUTPUT_NAME, PACKED_INPUT_NAMES, REFERENCE_FILE, WEIGHTS_FILE
-from triton_rerank_build.graphs.cross_encoder import Embeddings, Layer, RerankGraph
+from triton_rerank_build.graphs.cross_encoder import Embeddings, Layer, Projection, RerankGraph
 from triton_rerank_build.graphs.onnx import _trace, load_model
 from triton_rerank_build.graphs.packed import PackedGraph
 from triton_rerank_build.graphs.reference import write_reference
 
 
-class HalfLayer(Layer):
+class FoldedLayer(Layer):
+    """Without the two biases that change nothing, and with those before a sum in fp32, where they are fused into it.
+
+    A key's bias adds the same to all scores of a query, which softmax ignores. A value's bias is added to each mean of
+    values whole, since their weights sum to 1, so it belongs to the bias after attention.
+    """
+
+    def fold(self):
+        bias, weight = self.value.bias.float(), self.attention_out.weight.float()
+        self.attention_out.bias = _constant(self.attention_out.bias.float() + bias @ weight)
+        self.wide_out.bias = _constant(self.wide_out.bias.float())
+        for projection in (self.key, self.value):
+            projection.__class__, projection.bias = WithoutBias, None
+
+    def update(self, rows, attended):
+        attended = torch.matmul(attended, self.attention_out.weight).float()
+        rows = self.attention_norm(attended + self.attention_out.bias + rows)
+        widened = self.activation(self.wide(rows.to(self.dtype)))
+        widened = torch.matmul(widened, self.wide_out.weight).float()
+        return self.wide_norm(widened + self.wide_out.bias + rows)
+
+
+class WithoutBias(Projection):
+    def forward(self, hidden):
+        return torch.matmul(hidden, self.weight)
+
+
+class HalfLayer(FoldedLayer):
+    """The same in fp16 throughout: residual sums and LayerNorm too, in ONNX Runtime's fused operators."""
+
+    def fold(self):
+        super().fold()
+        for projection in (self.attention_out, self.wide_out):
+            projection.bias = _constant(projection.bias.half())
+        for norm in (self.attention_norm, self.wide_norm):
+            norm.half()
+
     def update(self, rows, attended):
         rows = _skip(torch.matmul(attended, self.attention_out.weight), rows, self.attention_norm, self.attention_out)
         widened = torch.matmul(rows, self.wide.weight)
@@ -39,6 +72,10 @@ class Widened(nn.Module):
         return self.projection(hidden.float())
 
 
+def _constant(tensor):
+    return nn.Parameter(tensor, requires_grad=False)
+
+
 def _skip(hidden, skip, norm, projection):
     """LayerNorm of a projection, its bias and the state before it."""
     inputs = (hidden, skip, norm.weight, norm.bias, projection.bias)
@@ -51,19 +88,23 @@ def _operator(name, inputs, like, **attributes):
     )
 
 
-def write_all_fp16(settings):
-    """Write the graph and its reference into `settings["folder"]`: a job of `probe`."""
+VARIANTS = {"folded": FoldedLayer, "fp16": HalfLayer}
+
+
+def write_variant(settings):
+    """Write the variant of this name and its reference into `settings["folder"]`: a job of `probe`."""
     import onnx_ir
 
     folder = Path(settings["folder"])
     folder.mkdir()
     model = load_model(resolve_checkpoint(settings["checkpoint"]))
     graph = PackedGraph(RerankGraph(model, dtype=torch.float16, token_types=False)).eval()
-    graph.embeddings.__class__, graph.dense = HalfEmbeddings, Widened(graph.dense)
+    variant = VARIANTS[settings["name"]]
+    if variant is HalfLayer:
+        graph.embeddings.__class__, graph.dense = HalfEmbeddings, Widened(graph.dense)
     for layer in graph.layers:
-        layer.__class__ = HalfLayer
-        for norm in (layer.attention_norm, layer.wide_norm):
-            norm.half()
+        layer.__class__ = variant
+        layer.fold()
     row_length = torch.tensor([[5], [3], [8]], dtype=torch.int32)
     ids = torch.ones(16, dtype=torch.int32)
     elements, num_pairs = {0: torch.export.Dim("num_elements")}, {0: torch.export.Dim("num_pairs")}
