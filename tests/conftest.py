@@ -162,6 +162,21 @@ def colbert_server(colbert_repository: Path) -> Iterator[EmbeddedServer]:
 
 
 @pytest.fixture(scope="session")
+def both_server(shared_folder: Path, colbert_repository: Path) -> Iterator[EmbeddedServer]:
+    """A tiny cross-encoder and the tiny ColBERT model beside it, computed in fp32 on the CPU."""
+    folder = shared_folder / "both"
+    folder.mkdir(exist_ok=True)
+    with locked(folder / "lock", wait=True):
+        if not (folder / "repository").exists():
+            shutil.copytree(colbert_repository, folder / "repository")
+            export(str(tiny_checkpoint(folder / "tiny", "bert")), repository=folder / "repository", precision="fp32")
+            for config in (folder / "repository").glob("*_encoder/configs/cpu.pbtxt"):
+                config.write_text(config.read_text().replace('string_value: "auto"', 'string_value: "f32"'))
+    with EmbeddedServer(folder / "repository") as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
 def encoder_repository(shared_folder: Path) -> Path:
     """The encoder of a tiny XLM-R classifier for late interaction, fp16."""
     folder = shared_folder / "encoder"

@@ -24,6 +24,7 @@ from triton_rerank.errors import (
 from triton_rerank.transport.connection import TLS, MetadataSource
 from triton_rerank.types import (
     CallOptions,
+    Cascade,
     Chunk,
     Document,
     DocumentLike,
@@ -31,6 +32,7 @@ from triton_rerank.types import (
     ModelInfo,
     RerankResponse,
     RerankResult,
+    Stage,
     TextFrom,
     Timing,
     Usage,
@@ -42,6 +44,7 @@ __all__ = [
     "TLS",
     "AsyncRerankClient",
     "CallOptions",
+    "Cascade",
     "Chunk",
     "ClientStateError",
     "Document",
@@ -60,6 +63,7 @@ __all__ = [
     "RerankResult",
     "ServerOverloadedError",
     "ServerUnavailableError",
+    "Stage",
     "TextFrom",
     "Timing",
     "UnexpectedResponseError",

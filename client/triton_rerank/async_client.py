@@ -63,9 +63,10 @@ class AsyncRerankClient(BaseClient):
         """Order `documents` by relevance to `query`: see `RerankClient.rerank`."""
         with self._call("rerank", options.pop("timeout", None)) as call:
             job = self._rerank_job(query, documents, options)
-            if not job.empty:
-                await self._learn(call, info=job.needs_info)
-                await self._run(job, call)
+            for stage in job.stages():
+                with self._stage(stage, call):
+                    await self._learn(call, info=stage.job.needs_info)
+                    await self._run(stage.job, call)
             return self._response(job, call)
 
     @overload
@@ -142,14 +143,14 @@ class AsyncRerankClient(BaseClient):
             if job.logits:
                 await self._learn(call, info=job.needs_info)
                 await self._run(job, call)
-            return self._scores_of(job, normalize)
+            return self._scores_of(job, normalize, call)
 
     async def model_info(self, *, timeout: float | None = None) -> ModelInfo:
         """The server's description of the model: see `RerankClient.model_info`."""
         with self._call("model_info", timeout) as call:
-            self._served.outdate()
+            call.target.served.outdate()
             await self._learn(call, info=True)
-            return self._served.info
+            return call.target.served.info
 
     async def is_ready(self, *, timeout: float | None = None) -> bool:
         """Whether a real pair is scored: see `RerankClient.is_ready`."""
@@ -181,42 +182,43 @@ class AsyncRerankClient(BaseClient):
 
     async def _run(self, job: Job, call: Call) -> None:
         """Send a job's rounds until it has no more rows to score."""
-        self._served.check_priority(job.parameters.get("priority"))
-        while parts := job.next_round(self._served.limits(self._pairs_per_request)):
+        call.target.served.check_priority(job.parameters.get("priority"))
+        while parts := job.next_round(call.target.served.limits(self._pairs_per_request)):
             while parts:
                 left = dict(enumerate(parts))
                 try:
-                    async with aclosing(self._ask(self._questions(job, parts), call)) as answers:
+                    async with aclosing(self._ask(self._questions(job, parts, call), call)) as answers:
                         async for attempt, response in answers:
                             part = left.pop(attempt.index)
-                            job.take(part, self._scores(response, part, attempt))
+                            job.take(part, self._scores(response, part, attempt, call))
                             call.begun = True
                 except InvalidRequestError as error:
-                    if call.refreshed or not self._served.refused(error):
+                    if call.refreshed or not call.target.served.refused(error):
                         raise
                     call.refreshed = True
                     await self._learn(call)
-                parts = self._cut_again(left.values())
+                parts = self._cut_again(left.values(), call)
 
     async def _learn(self, call: Call, *, info: bool = False) -> None:
         """Ask the server for what is not known of the model: configurations, and its description if that is needed."""
-        if self._served.must_ask(self._servers.failed_at):
+        served, servers = call.target.served, call.target.servers
+        if served.must_ask(servers.failed_at):
             try:
-                self._served.adopt((await self._ask_one(self._messages.config_request(self.model), call)).config)
+                served.adopt((await self._ask_one(self._messages.config_request(call.target.model), call)).config)
             except ModelNotFoundError as error:
                 index = None
                 with suppress(RerankError):  # the list of models may be closed to callers
                     index = await self._ask_one(self._messages.index_request(), call)
                 raise name_models(error, index) from error.__cause__
-        if self._served.must_ask_steps:
-            steps = self._messages.steps_of(self._served.config)
+        if served.must_ask_steps:
+            steps = self._messages.steps_of(served.config)
             configs = [(await self._ask_one(self._messages.config_request(step), call)).config for step in steps]
             if configs and (encoder := self._messages.encoder_of(configs[-1])):
                 configs.append((await self._ask_one(self._messages.config_request(encoder), call)).config)
-            self._served.adopt_steps(configs)
-        if info and self._served.must_describe:
-            tokenizer = self._messages.tokenizer_of(self._served.config)
-            self._served.describe(await self._ask_one(self._info_request(tokenizer), call))
+            served.adopt_steps(configs)
+        if info and served.must_describe:
+            tokenizer = self._messages.tokenizer_of(served.config)
+            served.describe(await self._ask_one(self._info_request(tokenizer), call))
 
     async def _ask_one(self, request: Request, call: Call) -> Message:
         questions = Questions(1, lambda _: request, about_model=True)
@@ -247,7 +249,7 @@ class AsyncRerankClient(BaseClient):
                 try:
                     response = await rpc
                 except self._messages.RpcError as error:
-                    self._failed(exchange, attempt, error)
+                    self._failed(exchange, attempt, error, call)
                 except asyncio.CancelledError as error:
                     if not self._closed:
                         raise

@@ -18,12 +18,13 @@ from triton_rerank.errors import (
     UnexpectedResponseError,
 )
 from triton_rerank.ranking.batching import Part, Scores
+from triton_rerank.ranking.cascade import CascadeJob, StageJob
 from triton_rerank.ranking.job import Job
 from triton_rerank.ranking.relevance import Relevance
-from triton_rerank.ranking.rerank import RerankJob, RerankOptions
+from triton_rerank.ranking.rerank import RerankOptions
 from triton_rerank.ranking.score import ScoreJob
 from triton_rerank.ranking.validation import check_int, check_timeout, kind_of, renamed_request_size
-from triton_rerank.transport.call import Call, Questions
+from triton_rerank.transport.call import Call, Questions, Target
 from triton_rerank.transport.connection import (
     TLS,
     MetadataSource,
@@ -32,10 +33,7 @@ from triton_rerank.transport.connection import (
     sends_token_in_plain_text,
 )
 from triton_rerank.transport.exchange import Attempt, Exchange
-from triton_rerank.transport.model import ServedModel
 from triton_rerank.transport.responses import read_scores
-from triton_rerank.transport.retry import RetryBudget
-from triton_rerank.transport.servers import Servers
 from triton_rerank.transport.tracing import Tracer
 from triton_rerank.transport.untyped import Message, Rpc
 from triton_rerank.types import CallOptions, DocumentT, RerankResponse
@@ -128,9 +126,14 @@ class BaseClient:
         """The state of a client that has not made a call in this process."""
         self._pid = os.getpid()
         self._lock = threading.Lock()
-        self._servers = Servers(self._urls)
-        self._budget = RetryBudget()
-        self._served = ServedModel(self.model)
+        self._targets: dict[str, Target] = {}
+
+    def _target(self, model: str) -> Target:
+        """The state of calls to one model."""
+        with self._lock:
+            if model not in self._targets:
+                self._targets[model] = Target(model, self._urls)
+            return self._targets[model]
 
     def _check_process(self) -> None:
         """In a forked child, forget the parent's connections: gRPC's threads do not survive a fork."""
@@ -162,7 +165,7 @@ class BaseClient:
             pairs = check_metadata(pairs())
             self._warn_of_plain_text(pairs)
         with self._tracer.span(f"triton_rerank.{name}", {"triton_rerank.model": self.model}) as span:
-            call = Call(name, seconds, (*pairs, *self._tracer.headers()))
+            call = Call(name, seconds, (*pairs, *self._tracer.headers()), self._target(self.model))
             try:
                 yield call
             except RerankError as error:
@@ -190,9 +193,9 @@ class BaseClient:
     def _exchange(self, questions: Questions, call: Call) -> Exchange:
         return Exchange(
             questions.count,
-            servers=self._servers,
+            servers=call.target.servers,
             deadline=call.deadline,
-            budget=self._budget,
+            budget=call.target.budget,
             max_retries=0 if call.name == "is_ready" else self._max_retries,
             most_running=questions.most_running,
             priority=questions.priority,
@@ -214,50 +217,65 @@ class BaseClient:
         self._messages.set_priority(request, begun=attempt.begun)
         return {"request": request.message, "timeout": seconds, "metadata": call.metadata}
 
-    def _rerank_job(self, query: str, documents: Iterable[DocumentT], options: CallOptions) -> RerankJob[DocumentT]:
-        return RerankJob(query, documents, RerankOptions.check(options))
+    def _rerank_job(self, query: str, documents: Iterable[DocumentT], options: CallOptions) -> CascadeJob[DocumentT]:
+        return CascadeJob(query, documents, RerankOptions.check(options), self.model)
 
-    def _questions(self, job: Job, parts: Sequence[Part]) -> Questions:
+    @contextmanager
+    def _stage(self, stage: StageJob[DocumentT], call: Call) -> Iterator[None]:
+        """The frame of one stage of a call: its model, its share of the time, and what follows if it fails."""
+        call.begin_stage(self._target(stage.model), share=0.5 if stage.optional else 1.0)
+        try:
+            yield
+        except RerankError as error:
+            if not stage.survives(error):
+                if not stage.title:
+                    raise
+                raise stage.named(error) from error
+            logger.warning("%s: %s", type(error).__name__, stage.named(error))
+        else:
+            stage.done(Relevance.of(call.target.served.config), call.stage_timing())
+
+    def _questions(self, job: Job, parts: Sequence[Part], call: Call) -> Questions:
         if logger.isEnabledFor(logging.DEBUG):
             shown = [f"{len(part.rows)} rows of {sum(map(len, part.document_texts))} bytes" for part in parts[:4]]
             more = ", ..." if len(parts) > 4 else ""
             logger.debug("cut into %d requests: %s%s", len(parts), ", ".join(shown), more)
         return Questions(
             len(parts),
-            lambda index: self._messages.infer_request(self.model, parts[index], job.parameters),
+            lambda index: self._messages.infer_request(call.target.model, parts[index], job.parameters),
             most_running=max(2, _PAIRS_IN_FLIGHT // max(len(part.rows) for part in parts)),
             priority=job.parameters.get("priority"),
         )
 
-    def _cut_again(self, parts: Iterable[Part]) -> list[Part]:
-        rows = self._served.limits(self._pairs_per_request).rows
+    def _cut_again(self, parts: Iterable[Part], call: Call) -> list[Part]:
+        rows = call.target.served.limits(self._pairs_per_request).rows
         return [smaller for part in parts for smaller in part.split(rows)]
 
-    def _failed(self, exchange: Exchange, attempt: Attempt, error: Rpc) -> None:
+    def _failed(self, exchange: Exchange, attempt: Attempt, error: Rpc, call: Call) -> None:
         """Plan what follows a failed attempt, or raise the error of the call."""
-        meaning = self._messages.error_from_rpc(error, self._servers.urls[attempt.server])
+        meaning = self._messages.error_from_rpc(error, call.target.servers.urls[attempt.server])
         try:
             exchange.failed(attempt, meaning, time.monotonic())
         except RerankError as final:
             raise final from error
 
-    def _scores(self, response: Message, part: Part, attempt: Attempt) -> Scores:
+    def _scores(self, response: Message, part: Part, attempt: Attempt, call: Call) -> Scores:
         try:
             return read_scores(response, len(part.rows))
         except UnexpectedResponseError as error:
-            raise UnexpectedResponseError(f"{self._servers.urls[attempt.server]}: {error}") from None
+            raise UnexpectedResponseError(f"{call.target.servers.urls[attempt.server]}: {error}") from None
 
-    def _response(self, job: RerankJob[DocumentT], call: Call) -> RerankResponse[DocumentT]:
-        results, usage = job.results(Relevance.of(self._served.config)), job.usage()
-        return RerankResponse(results, self.model, usage, call.timing())
+    def _response(self, job: CascadeJob[DocumentT], call: Call) -> RerankResponse[DocumentT]:
+        results, usage = job.results(), job.usage()
+        return RerankResponse(results, self.model, usage, call.timing(), job.reports())
 
     def _info_request(self, tokenizer: str) -> Request:
         query, document = (text.encode() for text in ready_pair())
         return self._messages.info_request(tokenizer, Part((0,), query, [document]))
 
-    def _scores_of(self, job: ScoreJob, normalize: bool) -> list[float]:
+    def _scores_of(self, job: ScoreJob, normalize: bool, call: Call) -> list[float]:
         """Relevance scores or raw logits of pairs, in their order."""
-        relevance = Relevance.of(self._served.config)
+        relevance = Relevance.of(call.target.served.config)
         return [relevance(logit) for logit in job.logits] if normalize else list(job.logits)
 
 

@@ -89,7 +89,11 @@ class RerankClient(BaseClient):
                   names whose values are joined by newlines, or a function of the document.
                 - priority: Order in which waiting requests are served, 1 first. The default is the server's, 2 as
                   shipped; bulk jobs use 3.
-                - timeout: Seconds for the whole call, retries included; the client's if None.
+                - cascade: Two stages: late interaction orders all documents, this model scores the best of them, and
+                  the others follow in late interaction's order (see `RerankResult.stage`). An int is the number of
+                  documents that this model scores, a float their share; a `Cascade` names another first stage. If that
+                  number is not below that of the documents, the first stage is left out.
+                - timeout: Seconds for the whole call, both stages and retries included; the client's if None.
 
         Returns:
             Results by descending logit; equal logits keep the order of `documents`.
@@ -105,9 +109,10 @@ class RerankClient(BaseClient):
         """
         with self._call("rerank", options.pop("timeout", None)) as call:
             job = self._rerank_job(query, documents, options)
-            if not job.empty:
-                self._learn(call, info=job.needs_info)
-                self._run(job, call)
+            for stage in job.stages():
+                with self._stage(stage, call):
+                    self._learn(call, info=stage.job.needs_info)
+                    self._run(stage.job, call)
             return self._response(job, call)
 
     @overload
@@ -213,7 +218,7 @@ class RerankClient(BaseClient):
             if job.logits:
                 self._learn(call, info=job.needs_info)
                 self._run(job, call)
-            return self._scores_of(job, normalize)
+            return self._scores_of(job, normalize, call)
 
     def model_info(self, *, timeout: float | None = None) -> ModelInfo:
         """The server's description of the model: checkpoint, precision, limits.
@@ -222,9 +227,9 @@ class RerankClient(BaseClient):
             RerankError: As `rerank`.
         """
         with self._call("model_info", timeout) as call:
-            self._served.outdate()
+            call.target.served.outdate()
             self._learn(call, info=True)
-            return self._served.info
+            return call.target.served.info
 
     def is_ready(self, *, timeout: float | None = None) -> bool:
         """Whether a real pair is scored: the server is up, the model loaded, an answer comes in time. Never retried.
@@ -261,41 +266,42 @@ class RerankClient(BaseClient):
 
     def _run(self, job: Job, call: Call) -> None:
         """Send a job's rounds until it has no more rows to score."""
-        self._served.check_priority(job.parameters.get("priority"))
-        while parts := job.next_round(self._served.limits(self._pairs_per_request)):
+        call.target.served.check_priority(job.parameters.get("priority"))
+        while parts := job.next_round(call.target.served.limits(self._pairs_per_request)):
             while parts:
                 left = dict(enumerate(parts))
                 try:
-                    for attempt, response in self._ask(self._questions(job, parts), call):
+                    for attempt, response in self._ask(self._questions(job, parts, call), call):
                         part = left.pop(attempt.index)
-                        job.take(part, self._scores(response, part, attempt))
+                        job.take(part, self._scores(response, part, attempt, call))
                         call.begun = True
                 except InvalidRequestError as error:
-                    if call.refreshed or not self._served.refused(error):
+                    if call.refreshed or not call.target.served.refused(error):
                         raise
                     call.refreshed = True
                     self._learn(call)
-                parts = self._cut_again(left.values())
+                parts = self._cut_again(left.values(), call)
 
     def _learn(self, call: Call, *, info: bool = False) -> None:
         """Ask the server for what is not known of the model: configurations, and its description if that is needed."""
-        if self._served.must_ask(self._servers.failed_at):
+        served, servers = call.target.served, call.target.servers
+        if served.must_ask(servers.failed_at):
             try:
-                self._served.adopt(self._ask_one(self._messages.config_request(self.model), call).config)
+                served.adopt(self._ask_one(self._messages.config_request(call.target.model), call).config)
             except ModelNotFoundError as error:
                 index = None
                 with suppress(RerankError):  # the list of models may be closed to callers
                     index = self._ask_one(self._messages.index_request(), call)
                 raise name_models(error, index) from error.__cause__
-        if self._served.must_ask_steps:
-            steps = self._messages.steps_of(self._served.config)
+        if served.must_ask_steps:
+            steps = self._messages.steps_of(served.config)
             configs = [self._ask_one(self._messages.config_request(step), call).config for step in steps]
             if configs and (encoder := self._messages.encoder_of(configs[-1])):
                 configs.append(self._ask_one(self._messages.config_request(encoder), call).config)
-            self._served.adopt_steps(configs)
-        if info and self._served.must_describe:
-            tokenizer = self._messages.tokenizer_of(self._served.config)
-            self._served.describe(self._ask_one(self._info_request(tokenizer), call))
+            served.adopt_steps(configs)
+        if info and served.must_describe:
+            tokenizer = self._messages.tokenizer_of(served.config)
+            served.describe(self._ask_one(self._info_request(tokenizer), call))
 
     def _ask_one(self, request: Request, call: Call) -> Message:
         questions = Questions(1, lambda _: request, about_model=True)
@@ -324,7 +330,7 @@ class RerankClient(BaseClient):
                 try:
                     response = future.result()
                 except self._messages.RpcError as error:
-                    self._failed(exchange, attempt, error)
+                    self._failed(exchange, attempt, error, call)
                 else:
                     exchange.answered(attempt, time.monotonic())
                     yield attempt, response

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CallOptions",
+    "Cascade",
     "Chunk",
     "Document",
     "DocumentLike",
@@ -18,6 +19,7 @@ __all__ = [
     "ModelInfo",
     "RerankResponse",
     "RerankResult",
+    "Stage",
     "TextFrom",
     "Timing",
     "Usage",
@@ -51,6 +53,20 @@ LongDocuments = Literal["truncate", "chunk"]
 """What happens to a document beyond `max_length`: it is truncated, or scored in parts."""
 
 
+@dataclass(frozen=True, slots=True)
+class Cascade:
+    """Two stages in one call: a fast model orders all documents, and the client's model scores the best of them."""
+
+    keep: int | float = 100
+    """Documents that the client's model scores: an int from 1 on, or a float above 0 and up to 1, their share of the
+    call's documents, rounded up."""
+    first: str = "late_interaction"
+    """Name of the first stage's ensemble in Triton, on the same servers."""
+    fallback: bool = False
+    """Whether the client's model scores all documents if the first stage fails. The first stage then has half of the
+    call's time at most."""
+
+
 class CallOptions(TypedDict, total=False):
     """Options of a rerank call. `RerankClient.rerank` describes them."""
 
@@ -61,6 +77,7 @@ class CallOptions(TypedDict, total=False):
     long_documents: LongDocuments
     text_from: TextFrom | None
     priority: int | None
+    cascade: Cascade | int | float | None
     timeout: float | None
 
 
@@ -101,6 +118,9 @@ class RerankResult(Generic[DocumentT_co]):
     """Whether tokens were cut from the query or the document."""
     chunk: Chunk | None = None
     """The best part of a document that `long_documents="chunk"` has split."""
+    stage: str = ""
+    """Name of the model whose logit and relevance score these are: of the first stage for the documents of a cascade
+    that the client's model did not score. Scores of two stages are not comparable."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +132,7 @@ class Usage:
     """Rows that the model scored: the documents, or their parts if they were split."""
     num_tokens: int
     num_truncated: int
+    """Documents; those that either stage of a cascade truncated."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +156,15 @@ class Timing:
 
 
 @dataclass(frozen=True, slots=True)
+class Stage:
+    """One model's share of a call."""
+
+    model: str
+    usage: Usage
+    timing: Timing
+
+
+@dataclass(frozen=True, slots=True)
 class RerankResponse(Generic[DocumentT_co]):
     """Results, most relevant first. Iteration and indexing go over `results`; a slice is a response."""
 
@@ -142,6 +172,8 @@ class RerankResponse(Generic[DocumentT_co]):
     model: str
     usage: Usage
     timing: Timing
+    stages: tuple[Stage, ...] = ()
+    """What each model did, in the order of the work: two entries if a cascade's first stage took part, else one."""
 
     def __iter__(self) -> Iterator[RerankResult[DocumentT_co]]:
         return iter(self.results)

@@ -20,6 +20,7 @@ import numpy as np
 
 from triton_rerank import AsyncRerankClient, RerankClient
 from triton_rerank.ranking.batching import Limits
+from triton_rerank.ranking.inputs import Inputs
 from triton_rerank.ranking.rerank import RerankJob, RerankOptions
 from triton_rerank.transport import messages
 from triton_rerank.transport.responses import read_scores
@@ -80,10 +81,12 @@ def median_ms(work: Callable[[], Any], seconds: float) -> tuple[float, float]:
 def own_time(count: int, seconds: float) -> float:
     """Milliseconds of the client's own code, without gRPC, on prepared answers."""
     documents = documents_of(count)
-    answers = [zeros(len(part.rows)) for part in RerankJob(QUERY, documents, OPTIONS).next_round(Limits(32))]
+    answers = [
+        zeros(len(part.rows)) for part in RerankJob(Inputs.read(QUERY, documents), OPTIONS).next_round(Limits(32))
+    ]
 
     def work() -> None:
-        job = RerankJob(QUERY, documents, OPTIONS)
+        job = RerankJob(Inputs.read(QUERY, documents), OPTIONS)
         parts = job.next_round(Limits(32))
         for part in parts:
             messages.infer_request("reranker", part, job.parameters)

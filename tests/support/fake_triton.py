@@ -21,6 +21,7 @@ import grpc
 from tritonclient.grpc import model_config_pb2, service_pb2, service_pb2_grpc
 
 from triton_rerank.ranking.batching import Limits
+from triton_rerank.ranking.inputs import Inputs
 from triton_rerank.ranking.rerank import RerankJob, RerankOptions
 from triton_rerank.transport import messages
 from triton_rerank.transport.responses import read_scores
@@ -69,7 +70,8 @@ def rerank_purely(documents, **given):
     Returns:
         The finished job, and its rounds of parts.
     """
-    job = RerankJob("q", documents, RerankOptions.check(given))
+    options = RerankOptions.check(given)
+    job = RerankJob(Inputs.read("q", documents, options.text_from), options)
     fake, rounds = FakeTriton(), []
     while parts := job.next_round(Limits(rows=4, default_max_length=512)):
         rounds.append(parts)
@@ -96,6 +98,8 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
         self.about = {"checkpoint": "fake", "precision": "fp32", "max_length": 8192, "default_max_length": 512}
         self.outputs: tuple[str, ...] = ()
         self.logit_scale: str | None = None
+        self.first_stage: Callable[[bytes], float] | None = None
+        """Logit of a document in late_interaction; None: there is no such model."""
         self._lock = threading.Lock()
         sizes = [
             ("grpc.max_send_message_length", -1),
@@ -128,13 +132,14 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
         with self._lock:
             self.config_calls += 1
         config = model_config_pb2.ModelConfig(name=request.name, max_batch_size=self.max_batch_size)
-        if request.name == "reranker":
+        late = request.name == "late_interaction" and self.first_stage is not None
+        if request.name == "reranker" or late:
             for name in ("tokenizer", "cross_encoder"):
                 config.ensemble_scheduling.step.add(model_name=name)
             for name in self.outputs:
                 config.output.add(name=name)
-            if self.logit_scale is not None:
-                config.parameters["logit_scale"].string_value = self.logit_scale
+            if scale := "32" if late else self.logit_scale:
+                config.parameters["logit_scale"].string_value = scale
         elif request.name == "tokenizer":
             config.dynamic_batching.SetInParent()
         elif request.name == "cross_encoder":
@@ -170,10 +175,11 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
     def answer(self, request):
         """The response of a healthy server."""
         documents = read_cells(request.raw_input_contents[1])
+        logit = self.first_stage if request.model_name == "late_interaction" else logit_of
         limit = request.parameters["max_length"].int64_param or self.max_tokens
         response = service_pb2.ModelInferResponse(model_name=request.model_name, id=request.id)
         tensors = [
-            ("logits", "FP32", "f", [logit_of(d) for d in documents]),
+            ("logits", "FP32", "f", [logit(d) for d in documents]),
             ("num_tokens", "INT32", "i", [min(len(d), limit) for d in documents]),
             ("truncated", "BOOL", "?", [len(d) > limit for d in documents]),
         ]

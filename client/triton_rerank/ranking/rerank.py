@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic
@@ -11,20 +11,19 @@ from triton_rerank.errors import InvalidRequestError
 from triton_rerank.ranking.batching import Limits, Part, Scores, cut_rows, estimate_tokens, parameters
 from triton_rerank.ranking.chunking import count_parts, split
 from triton_rerank.ranking.documents import TextOf, read_text, text_reader
+from triton_rerank.ranking.inputs import Inputs
 from triton_rerank.ranking.relevance import Relevance
 from triton_rerank.ranking.validation import (
     MAX_DOCUMENTS,
+    check_cascade,
     check_length,
     check_long_documents,
-    check_many,
     check_priority,
-    check_query,
     check_query_length,
     check_relevance_score,
     check_top_n,
-    encode_text,
 )
-from triton_rerank.types import Chunk, DocumentT, LongDocuments, RerankResult, Usage
+from triton_rerank.types import Cascade, Chunk, DocumentT, LongDocuments, RerankResult, Usage
 
 SIGMOID = Relevance()
 
@@ -45,6 +44,7 @@ class RerankOptions:
     long_documents: LongDocuments = "truncate"
     text_from: TextOf = read_text
     priority: int | None = None
+    cascade: Cascade | None = None
 
     @classmethod
     def check(cls, given: Mapping[str, object]) -> RerankOptions:
@@ -73,6 +73,7 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     "long_documents": check_long_documents,
     "text_from": text_reader,
     "priority": check_priority,
+    "cascade": check_cascade,
 }
 
 
@@ -91,19 +92,18 @@ class _Piece:
 
 
 class RerankJob(Generic[DocumentT]):
-    """One query against documents; long documents in parts if asked for."""
+    """One query against documents, scored by one model; long documents in parts if asked for.
 
-    def __init__(
-        self,
-        query: str,
-        documents: Iterable[DocumentT],
-        options: RerankOptions,
-    ) -> None:
+    Args:
+        inputs: The query and all documents.
+        options: Of the call.
+        chosen: Indices of the documents to score, ascending; all of them if None.
+    """
+
+    def __init__(self, inputs: Inputs[DocumentT], options: RerankOptions, chosen: Sequence[int] | None = None) -> None:
         self._options = options
-        self._query = encode_text(check_query(query), "query")
-        self._documents: list[DocumentT] = check_many(documents, "documents", "documents")
-        self._texts = [options.text_from(doc, f"documents[{index}]") for index, doc in enumerate(self._documents)]
-        self._encoded = [encode_text(text, f"documents[{index}]") for index, text in enumerate(self._texts)]
+        self._inputs = inputs
+        self._chosen = range(len(inputs.documents)) if chosen is None else chosen
         self._pieces: list[_Piece] = []
         self._new: list[_Piece] = []
         self._started = False
@@ -113,11 +113,6 @@ class RerankJob(Generic[DocumentT]):
         """Request parameters; what is not given is not sent, so that the server's defaults hold."""
         options = self._options
         return parameters(options.max_length, options.query_max_length, options.priority)
-
-    @property
-    def empty(self) -> bool:
-        """Whether there is nothing to ask."""
-        return not self._documents
 
     @property
     def needs_info(self) -> bool:
@@ -142,7 +137,7 @@ class RerankJob(Generic[DocumentT]):
                 'long_documents="truncate"'
             )
         self._pieces += self._new
-        return cut_rows(self._query, [self._bytes_of(piece) for piece in self._new], limits.rows)
+        return cut_rows(self._inputs.query, [self._bytes_of(piece) for piece in self._new], limits.rows)
 
     def take(self, part: Part, scores: Scores) -> None:
         """Store a part's answer at the indices of its rows."""
@@ -153,35 +148,57 @@ class RerankJob(Generic[DocumentT]):
             piece = new[row]
             piece.logit, piece.num_tokens, piece.truncated = logit, num_tokens, bool(truncated)
 
-    def results(self, relevance: Relevance = SIGMOID) -> tuple[RerankResult[DocumentT], ...]:
+    def best(self, count: int) -> list[int]:
+        """Indices of the `count` documents with the highest logits, ascending."""
+        return sorted(piece.document for piece in self._ordered()[0][:count])
+
+    def results(
+        self, relevance: Relevance = SIGMOID, stage: str = "", without: Collection[int] = (), num_before: int = 0
+    ) -> tuple[RerankResult[DocumentT], ...]:
         """The documents by descending logit; equal logits keep the caller's order.
 
         Args:
             relevance: Makes a relevance score of a logit.
+            stage: Name of the model.
+            without: Indices of documents to leave out.
+            num_before: Results that precede these; they count for `top_n` and for the ranks.
         """
-        kept = [piece for piece in self._pieces if not piece.replaced]
-        parts: dict[int, list[_Piece]] = {}
-        if len(kept) > len(self._documents):  # some were cut
-            for piece in kept:
-                parts.setdefault(piece.document, []).append(piece)
-            kept = [max(parts[document], key=_logit_of) for document in range(len(self._documents))]
-        kept.sort(key=_logit_of, reverse=True)  # stable; raw logits: relevance scores tie at their ends
+        kept, parts = self._ordered()
+        if without:
+            kept = [piece for piece in kept if piece.document not in without]
         if self._options.min_relevance_score is not None:
             kept = [piece for piece in kept if relevance(piece.logit) >= self._options.min_relevance_score]
+        if self._options.top_n is not None:
+            kept = kept[: max(0, self._options.top_n - num_before)]
         return tuple(
-            self._result(piece, rank, parts.get(piece.document, ()), relevance)
-            for rank, piece in enumerate(kept[: self._options.top_n], start=1)
+            self._result(piece, rank, parts.get(piece.document, ()), relevance, stage)
+            for rank, piece in enumerate(kept, start=num_before + 1)
         )
 
     def usage(self) -> Usage:
         """Totals of the call."""
-        cut = {piece.document for piece in self._pieces if piece.truncated and not piece.replaced}
-        return Usage(len(self._documents), len(self._pieces), sum(p.num_tokens for p in self._pieces), len(cut))
+        tokens = sum(piece.num_tokens for piece in self._pieces)
+        return Usage(len(self._chosen), len(self._pieces), tokens, len(self.truncated()))
+
+    def truncated(self) -> set[int]:
+        """Indices of the documents that were truncated."""
+        return {piece.document for piece in self._pieces if piece.truncated and not piece.replaced}
+
+    def _ordered(self) -> tuple[list[_Piece], dict[int, list[_Piece]]]:
+        """The best piece of each document, by descending logit; and document -> its pieces if any document was cut."""
+        kept = [piece for piece in self._pieces if not piece.replaced]
+        parts: dict[int, list[_Piece]] = {}
+        if len(kept) > len(self._chosen):  # some were cut
+            for piece in kept:
+                parts.setdefault(piece.document, []).append(piece)
+            kept = [max(parts[document], key=_logit_of) for document in self._chosen]
+        kept.sort(key=_logit_of, reverse=True)  # stable; raw logits: relevance scores tie at their ends
+        return kept, parts
 
     def _result(
-        self, best: _Piece, rank: int, parts: Sequence[_Piece], relevance: Relevance
+        self, best: _Piece, rank: int, parts: Sequence[_Piece], relevance: Relevance, stage: str
     ) -> RerankResult[DocumentT]:
-        text, chunk, num_tokens, truncated = self._texts[best.document], None, best.num_tokens, best.truncated
+        text, chunk, num_tokens, truncated = self._inputs.texts[best.document], None, best.num_tokens, best.truncated
         if len(parts) > 1:
             index = sum(piece.start < best.start for piece in parts)
             chunk = Chunk(text[best.start : best.end], best.start, best.end, index, len(parts))
@@ -192,22 +209,23 @@ class RerankJob(Generic[DocumentT]):
             rank=rank,
             relevance_score=relevance(best.logit),
             logit=best.logit,
-            document=self._documents[best.document],
+            document=self._inputs.documents[best.document],
             text=text,
             num_tokens=num_tokens,
             truncated=truncated,
             chunk=chunk,
+            stage=stage,
         )
 
     def _bytes_of(self, piece: _Piece) -> bytes:
-        encoded = self._encoded[piece.document]
-        text = self._texts[piece.document]
+        encoded = self._inputs.encoded[piece.document]
+        text = self._inputs.texts[piece.document]
         return encoded if piece.end - piece.start == len(text) else text[piece.start : piece.end].encode()
 
     def _room(self, limits: Limits) -> float:
         """Tokens of the document that a part should hold."""
         length = self._options.max_length or limits.default_max_length
-        query = estimate_tokens(self._query)
+        query = estimate_tokens(self._inputs.query)
         if self._options.query_max_length is not None:
             query = min(query, self._options.query_max_length or length / 2)
         # The server cuts the query to three quarters of max_length at most, so a quarter is always left.
@@ -215,10 +233,11 @@ class RerankJob(Generic[DocumentT]):
 
     def _first_pieces(self, limits: Limits) -> list[_Piece]:
         if self._options.long_documents == "truncate":
-            return [_Piece(document, 0, len(text)) for document, text in enumerate(self._texts)]
+            return [_Piece(document, 0, len(self._inputs.texts[document])) for document in self._chosen]
         room, pieces = self._room(limits), []
-        for document, text in enumerate(self._texts):
-            tokens = estimate_tokens(self._encoded[document])
+        for document in self._chosen:
+            text = self._inputs.texts[document]
+            tokens = estimate_tokens(self._inputs.encoded[document])
             count = count_parts(tokens, room) if tokens > room * _SURELY_LONG else 1
             pieces += [_Piece(document, start, end) for start, end in split(text, 0, len(text), count)]
         return pieces
@@ -232,7 +251,7 @@ class RerankJob(Generic[DocumentT]):
             # A row below max_length lost tokens of its query alone: cutting the document would not help.
             if piece.truncated and piece.num_tokens >= length and piece.end - piece.start > _SMALLEST_PART:
                 count = max(2, count_parts(estimate_tokens(self._bytes_of(piece)), room))
-                spans = split(self._texts[piece.document], piece.start, piece.end, count)
+                spans = split(self._inputs.texts[piece.document], piece.start, piece.end, count)
                 pieces += [_Piece(piece.document, start, end) for start, end in spans]
                 piece.replaced = True
         return pieces

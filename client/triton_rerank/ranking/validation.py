@@ -12,7 +12,7 @@ from numbers import Real
 from typing import Any, SupportsIndex
 
 from triton_rerank.errors import InvalidRequestError, RerankError
-from triton_rerank.types import LongDocuments
+from triton_rerank.types import Cascade, LongDocuments
 
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 """Limit of one message in both directions, set in client and server."""
@@ -128,6 +128,37 @@ def check_relevance_score(value: object) -> float | None:
     if not 0 <= score <= 1:
         raise InvalidRequestError(f"min_relevance_score is {value}; relevance scores lie between 0 and 1")
     return score
+
+
+def check_cascade(value: object) -> Cascade | None:
+    """None, or a cascade with a usable number or share of documents to keep."""
+    if value is None:
+        return None
+    cascade = value if isinstance(value, Cascade) else Cascade(value)  # type: ignore[arg-type]  # checked here
+    if not isinstance(cascade.first, str) or not cascade.first:
+        raise InvalidRequestError(
+            f"cascade.first is not a name (got {kind_of(cascade.first)}); pass the name of an ensemble"
+        )
+    if not isinstance(cascade.fallback, bool):
+        raise InvalidRequestError(f"cascade.fallback is {kind_of(cascade.fallback)}; pass True or False")
+    return Cascade(_check_keep(cascade.keep), cascade.first, cascade.fallback)
+
+
+def _check_keep(keep: object) -> int | float:
+    remedy = (
+        "pass a number of documents from 1 on, a share as a float above 0 and up to 1, or cascade=None; "
+        "for the first stage alone, make a client of its model"
+    )
+    if isinstance(keep, Real) and not isinstance(keep, SupportsIndex):
+        share = float(keep)
+        if not 0 < share <= 1:
+            raise InvalidRequestError(f"cascade keeps {keep}; {remedy}")
+        return share
+    try:
+        return check_int(keep, "cascade", at_least=1, remedy=remedy)
+    except InvalidRequestError:
+        shown = keep if isinstance(keep, int) and not isinstance(keep, bool) else kind_of(keep)
+        raise InvalidRequestError(f"cascade keeps {shown}; {remedy}") from None
 
 
 def _number(value: object, name: str, remedy: str) -> float:

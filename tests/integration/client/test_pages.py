@@ -103,10 +103,11 @@ def closed_port():
 
 
 @pytest.fixture
-def addresses(server, secure_server, closed_port):
+def addresses(server, both_server, secure_server, closed_port):
     """Address on the pages -> address here. One of three servers is down."""
     return {
         "localhost:8001": server.grpc_url,
+        "gpu-late:8001": both_server.grpc_url,
         "gpu-1:8001": server.grpc_url,
         "gpu-2:8001": closed_port,
         "gpu-3:8001": server.grpc_url,

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from triton_rerank import Document, InvalidRequestError
+from triton_rerank.ranking.inputs import Inputs
 from triton_rerank.ranking.rerank import RerankJob, RerankOptions
 from triton_rerank.ranking.score import ScoreJob
 
@@ -11,7 +12,8 @@ def options(**given):
 
 
 def job(query="query", documents=("document",), **given):
-    return RerankJob(query, documents, options(**given))
+    checked = options(**given)
+    return RerankJob(Inputs.read(query, documents, checked.text_from), checked)
 
 
 @pytest.mark.parametrize("query", ["", " ", "\n\t ", "\u3000"])
@@ -52,16 +54,16 @@ def test_documents_are_a_list(documents):
 
 @pytest.mark.parametrize("document", ["", "   ", "nul \0 inside", "\ufeff", "e\u0301", "🧑‍🚀", "</s><s>"])
 def test_odd_texts_are_documents(document):
-    assert job(documents=[document])._texts == [document]
+    assert job(documents=[document])._inputs.texts == [document]
 
 
 @pytest.mark.parametrize("documents", [("a", "b"), iter(["a", "b"]), np.array(["a", "b"]), {"a": 1, "b": 2}.keys()])
 def test_any_collection_will_do(documents):
-    assert job(documents=documents)._texts == ["a", "b"]
+    assert job(documents=documents)._inputs.texts == ["a", "b"]
 
 
 def test_more_than_10000_documents_are_refused():
-    assert len(job(documents=["x"] * 10_000)._texts) == 10_000
+    assert len(job(documents=["x"] * 10_000)._inputs.texts) == 10_000
     with pytest.raises(InvalidRequestError, match=r"documents holds 10001 documents, the limit is 10,000"):
         job(documents=["x"] * 10_001)
     with pytest.raises(InvalidRequestError, match=r"documents holds more than 10,000"):
