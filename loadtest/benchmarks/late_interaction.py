@@ -63,7 +63,7 @@ def main() -> None:
 
 def repository() -> Path:
     """Repository with both checkpoints in the cache folder (delete it to export again) and the current configs."""
-    folder = cache_folder() / "bench-late"
+    folder = cache_folder() / "bench-both"
     print(f"preparing {folder} ...", file=sys.stderr)
     for committed in (*folder.rglob("*.py"), *folder.rglob("*.pbtxt")):
         committed.unlink()

@@ -28,6 +28,12 @@ def program(name):
     return path
 
 
+def triton_process(server, name):
+    """The process of this server whose command line holds `name`."""
+    mine = psutil.Process(server._supervisor.pid).children(recursive=True)
+    return next(process for process in mine if any(name in part for part in process.cmdline()))
+
+
 def wait_until(condition, timeout_s=120):
     deadline = time.monotonic() + timeout_s
     while not (result := condition()):

@@ -12,7 +12,13 @@ from triton_rerank_build.checkpoints.resolve import DEMO_LATE, Checkpoint
 from triton_rerank_build.contract import EXPORTER_VERSION, IR_VERSION, MODEL_FILE, OPSET, TOKENIZER_FILE
 from triton_rerank_build.errors import ParityError, RepositoryError
 from triton_rerank_build.graphs.onnx import write_graph
-from triton_rerank_build.late_interaction.repository import LATE, LateManifest, complete_late, read_late_manifest
+from triton_rerank_build.late_interaction.repository import (
+    LATE,
+    LateManifest,
+    complete_late,
+    read_late_manifest,
+    retire_late,
+)
 from triton_rerank_build.late_interaction.settings import LateOptions, LateSettings, make_settings
 from triton_rerank_build.parity.compare import Batch, graph_logits
 from triton_rerank_build.parity.record import Parity
@@ -56,6 +62,7 @@ def export_late(wanted: LateExport, steps: Steps) -> LateManifest:
     Raises:
         BuildError: As `export`.
     """
+    retire_late(wanted.repository, force=wanted.force)
     with exclusive(wanted.repository, LATE):
         return _export(wanted, steps)
 

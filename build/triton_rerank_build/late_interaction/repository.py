@@ -1,5 +1,6 @@
 """Layout and manifest of late interaction in a model repository."""
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +17,12 @@ from triton_rerank_build.support.extras import require_build_extra
 
 ENCODER = Path("late_encoder") / "1"
 SCORER = Path("late_scorer") / "1"
-TOKENIZER = Path("late_tokenizer") / "1"
 LATE = Layout(
     "late_interaction",
-    ("late_encoder", "late_interaction", "late_scorer", "late_tokenizer"),
-    (TOKENIZER / TOKENIZER_FILE, ENCODER / WEIGHTS_FILE, ENCODER / MODEL_FILE),
-    (TOKENIZER / MANIFEST_FILE, SCORER / MANIFEST_FILE, ENCODER / MANIFEST_FILE),
+    ("late_encoder", "late_interaction", "late_scorer"),
+    (SCORER / TOKENIZER_FILE, ENCODER / WEIGHTS_FILE, ENCODER / MODEL_FILE),
+    (SCORER / MANIFEST_FILE, ENCODER / MANIFEST_FILE),
+    retired=("late_tokenizer",),
 )
 VECTORS: Signature = ("vectors", FLOAT, (None, None))
 # Not in model_repository/: Triton loads every folder there, and these models have no artefacts before an export.
@@ -55,15 +56,34 @@ class LateManifest(Manifest):
 def complete_late(repository: Path) -> None:
     """Copy the committed files of late interaction, as `complete_from_template` does.
 
-    Two of its models import a module whose one source file belongs to a model of the reranker.
+    `late_scorer` imports two modules whose one source file belongs to a model of the reranker and to a backend.
     """
     complete_from_template(repository, TEMPLATES, LATE)
-    shared = (
-        (template_repository() / RERANKER_TOKENIZER / "text_pairs.py", TOKENIZER),
-        (BACKENDS / "rerank_openvino" / "micro_batch_cuts.py", SCORER),
-    )
-    for source, folder in shared:
-        copy_code(source, repository / folder / source.name)
+    for source in (
+        template_repository() / RERANKER_TOKENIZER / "text_pairs.py",
+        BACKENDS / "rerank_openvino" / "micro_batch_cuts.py",
+    ):
+        copy_code(source, repository / SCORER / source.name)
+
+
+def retire_late(repository: Path, *, force: bool) -> None:
+    """Remove the models of an earlier release, whose configurations do not fit the code of this one.
+
+    `verify` and `serve` still take such an installation as it is.
+
+    Raises:
+        RepositoryError: There are some, and `force` is not given.
+    """
+    old = [name for name in LATE.retired if (repository / name / "config.pbtxt").is_file()]
+    if not old:
+        return
+    if not force:
+        raise RepositoryError(
+            f"{repository} holds late interaction of an earlier release, with a model {old[0]}, which `serve` takes. "
+            "--force replaces it, and your changes of late_scorer/config.pbtxt with it: note them first"
+        )
+    for name in (*old, LATE.ensemble, SCORER.parent.name):
+        shutil.rmtree(repository / name, ignore_errors=True)
 
 
 def read_late_manifest(repository: Path) -> LateManifest | None:

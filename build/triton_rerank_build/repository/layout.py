@@ -36,6 +36,7 @@ class Layout:
         manifests: The same file beside each model; if the last one exists, the installation is complete.
         optional: Generated files of some exports. Those that an export lacks are removed when it is installed.
         derived: Files that other commands make from the artefacts; removed when the artefacts are replaced.
+        retired: Folders of models that earlier releases installed for the ensemble.
     """
 
     ensemble: str
@@ -44,6 +45,7 @@ class Layout:
     manifests: tuple[Path, ...]
     optional: tuple[Path, ...] = ()
     derived: tuple[Path, ...] = ()
+    retired: tuple[str, ...] = ()
 
     @property
     def home(self) -> Path:

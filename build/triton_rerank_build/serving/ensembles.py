@@ -46,7 +46,7 @@ def load_arguments(repository: Path, chosen: Sequence[Layout]) -> tuple[str, ...
 
     Triton ends at start if a model fails to load, as one without its generated files does.
     """
-    others = {model for layout in LAYOUTS if layout not in chosen for model in layout.models}
+    others = {model for layout in LAYOUTS if layout not in chosen for model in (*layout.models, *layout.retired)}
     folders = {path.parent.name for path in repository.glob("*/config.pbtxt")}
     if not others & folders:
         return ()

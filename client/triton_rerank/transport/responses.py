@@ -128,9 +128,12 @@ def _priority_levels(config: Message) -> int:
 
 
 def drops_padding(configs: Sequence[Message]) -> bool:
-    """Whether an ensemble's last model computes no padding, so that rows of any lengths may share a request.
+    """Whether an ensemble computes no padding, so that rows of any lengths may share a request.
+
+    Its last model drops the padding, or is called with batches of similar length by another model.
 
     Args:
         configs: See `model_info`; none for a model that is not an ensemble.
     """
-    return bool(configs) and any(tensor.allow_ragged_batch for tensor in configs[-1].input)
+    batched = any("encoder_model" in config.parameters for config in configs)
+    return batched or (bool(configs) and any(tensor.allow_ragged_batch for tensor in configs[-1].input))

@@ -1,7 +1,7 @@
-"""Requests of (query, document) text pairs: what the models `tokenizer` and `late_tokenizer` share.
+"""Requests of (query, document) text pairs: what the models `tokenizer` and `late_scorer` share.
 
 The one source file is model_repository/tokenizer/1/text_pairs.py. `triton-rerank-build export` copies it beside the
-model.py of `late_tokenizer`: Triton's Python stub adds the folder of a model.py to sys.path. NVIDIA's container has no
+model.py of `late_scorer`: Triton's Python stub adds the folder of a model.py to sys.path. NVIDIA's container has no
 package of this project, so this file imports only `numpy`, `tokenizers` and Triton's own module.
 """
 
@@ -50,14 +50,14 @@ class PairRequest:
     """
 
     def __init__(self, request, limits):
-        self.request = request
+        self.requested = set(request.requested_output_names())
         self.expires_at_us = expiry_us(request)
         self.query_cells = text_cells(request, "query")
-        document_cells = text_cells(request, "document")
-        if len(self.query_cells) != len(document_cells):
-            raise BadRequestError(f"got {len(self.query_cells)} queries and {len(document_cells)} documents")
+        self.document_cells = text_cells(request, "document")
+        if len(self.query_cells) != len(self.document_cells):
+            raise BadRequestError(f"got {len(self.query_cells)} queries and {len(self.document_cells)} documents")
         self.max_length, self.query_max_length = limits.of_request(json.loads(request.parameters() or "{}"))
-        self.documents = [decode(cell, "document", row) for row, cell in enumerate(document_cells)]
+        self.documents = [decode(cell, "document", row) for row, cell in enumerate(self.document_cells)]
         first_rows = {cell: self.query_cells.index(cell) for cell in dict.fromkeys(self.query_cells)}
         # Distinct queries: most requests repeat one query for every document.
         self.queries = {cell: decode(cell, "query", row) for cell, row in first_rows.items()}
@@ -74,11 +74,10 @@ class PairRequest:
         """
         if self.expired:
             return failure(EXPIRED, pb_utils.TritonError.UNAVAILABLE)
-        requested = set(self.request.requested_output_names())
-        if "model_info" in requested:
+        if "model_info" in self.requested:
             tensors["model_info"] = np.full((len(self.documents), 1), model_info, object)
         return pb_utils.InferenceResponse(
-            [pb_utils.Tensor(name, tensor) for name, tensor in tensors.items() if name in requested]
+            [pb_utils.Tensor(name, tensor) for name, tensor in tensors.items() if name in self.requested]
         )
 
 
@@ -166,7 +165,7 @@ class TextEncoder:
         self._collapsible[character] = short == long
         return short == long
 
-    def encode_requests(self, batch, query_needed, *, query_prefix="", document_prefix=""):
+    def encode_requests(self, batch, query_needed):
         """Encode the distinct queries and the documents of all requests, in one batch unless they are long.
 
         Texts of requests that expire meanwhile are not encoded.
@@ -174,8 +173,6 @@ class TextEncoder:
         Args:
             batch: `PairRequest`s.
             query_needed: Number of token ids that a query needs at most.
-            query_prefix: Text before every query.
-            document_prefix: Text before every document.
 
         Yields:
             For each request what `encode` returns for the batch's queries, by cell, and a list of it for its documents.
@@ -184,14 +181,14 @@ class TextEncoder:
         for pairs in batch:
             for cell in pairs.queries:
                 owners.setdefault(cell, []).append(pairs)
-        queries = [(query_prefix + those[0].queries[cell], query_needed, those) for cell, those in owners.items()]
-        documents = [(document_prefix + text, pairs.max_length, [pairs]) for pairs in batch for text in pairs.documents]
-        encoded = self._encode_awaited(queries + documents)
+        queries = [(those[0].queries[cell], query_needed, those) for cell, those in owners.items()]
+        documents = [(text, pairs.max_length, [pairs]) for pairs in batch for text in pairs.documents]
+        encoded = self.encode_awaited(queries + documents)
         query_ids = {cell: next(encoded) for cell in owners}
         for pairs in batch:
             yield query_ids, [next(encoded) for _ in pairs.documents]
 
-    def _encode_awaited(self, texts):
+    def encode_awaited(self, texts):
         """Yield what `encode` returns for each (text, needed, requests); no ids if all of its requests have expired."""
         start, size = 0, 0
         for end, (text, _, _) in enumerate(texts, start=1):

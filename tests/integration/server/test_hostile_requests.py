@@ -18,7 +18,7 @@ from triton_rerank_build import EmbeddedServer, export
 from triton_rerank_build.late_interaction.settings import LateOptions
 
 ROWS = [0, 2**31, 2**32, 2**32 + 1, 2**40, 2**62, 2**63 - 1]
-TEXT_MODELS = ["reranker", "tokenizer", "late_interaction", "late_tokenizer"]
+TEXT_MODELS = ["reranker", "tokenizer", "late_interaction", "late_scorer"]
 ENSEMBLES = ["reranker", "late_interaction"]
 
 
@@ -69,17 +69,6 @@ def tokens(shape, content=b""):
     return dict.fromkeys(("input_ids", "attention_mask"), ("INT32", shape, content))
 
 
-def scored(query_shape, content=b"", roles=b""):
-    one, marked = b"\1\0\0\0", b"\3"
-    return {
-        "query_ids": ("INT32", query_shape, content),
-        "query_roles": ("UINT8", query_shape if roles == b"" else [1, 1], roles),
-        "document_ids": ("INT32", [1, 1], one),
-        "document_roles": ("UINT8", [1, 1], marked),
-        "expires_at_us": ("INT64", [1, 1], bytes(8)),
-    }
-
-
 SHAPES = [[1, 0], [0, 1], [1, 2**31], [1, 2**32], [1, 2**63 - 1], [2**31, 1], [2**32, 1], [2**32 + 1, 1], [2**62, 1]]
 REFUSED = [
     *(
@@ -88,10 +77,9 @@ REFUSED = [
         for shape in SHAPES
         for content in (b"", b"\1\0\0\0")
     ),
-    *(("late_scorer", scored(shape, content)) for shape in SHAPES for content in (b"", b"\1\0\0\0")),
     *(
         (model, texts(rows, *cells))
-        for model in ("tokenizer", "late_tokenizer")
+        for model in ("tokenizer", "late_scorer")
         for rows in ROWS
         for cells in ((), (b"a",), (b"a", b"b"))
     ),
@@ -145,7 +133,6 @@ def test_a_timeout_beyond_every_clock_is_none(both, model, timeout_us):
         ("cross_encoder", tokens([1, 2**62 + 1], b"\1\0\0\0")),
         ("late_encoder", tokens([1, 2**62])),
         ("late_encoder", tokens([1, 2**62 + 1], b"\1\0\0\0")),
-        ("late_scorer", scored([1, 2**62], roles=b"\3")),
     ],
 )
 def test_shapes_that_kill_a_model_process_of_triton_2_51(repository, model, tensors):
@@ -206,7 +193,7 @@ def test_a_document_larger_than_shared_memory_fails_alone_with_a_remedy(reposito
     assert answered == "1"
 
 
-@pytest.mark.parametrize("model", ["tokenizer", "late_tokenizer"])
+@pytest.mark.parametrize("model", ["tokenizer", "late_scorer"])
 def test_long_texts_without_tokens_are_cut_and_flagged_or_have_all_their_tokens(both, repository, model):
     documents = {
         "a" + " " * 500_000 + "b": False,

@@ -2,7 +2,6 @@
 
 import re
 import shutil
-import time
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 
@@ -16,7 +15,7 @@ from tritonclient.grpc import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
 from support import raw
-from support.monitors import wait_until
+from support.monitors import triton_process, wait_until
 from support.texts import DOCUMENTS as TEXTS
 from support.texts import QUERIES as ASKED
 from support.tiny_late import DOCUMENTS, HIDDEN, QUERIES, vocabulary
@@ -98,6 +97,38 @@ def test_what_was_scored_is_not_encoded_again(colbert_server):
     assert after["bytes"] - before["bytes"] > 40 * 5 * 16 * 2
 
 
+def test_a_text_cached_at_one_length_is_not_taken_for_another(colbert_server):
+    with RerankClient(colbert_server.grpc_url, "late_interaction") as client:
+        whole, cut = (client.rerank("sky", [DOCUMENTS[1]], max_length=length)[0] for length in (None, 8))
+        assert (whole.num_tokens - cut.num_tokens, whole.truncated, cut.truncated) == (32, False, True)
+        assert whole.logit != cut.logit
+        for length, expected in ((8, cut), (None, whole)):  # both are cached by now
+            assert client.rerank("sky", [DOCUMENTS[1]], max_length=length)[0] == expected
+
+
+def test_a_call_of_a_whole_batch_is_one_request_since_rows_of_similar_length_are_encoded_together(colbert_server):
+    with RerankClient(colbert_server.grpc_url, "late_interaction") as client:
+        assert client.rerank("sky", [f"{number} of the sky" for number in range(128)]).timing.num_requests == 1
+
+
+def test_known_texts_do_not_wait_for_the_encoder(colbert_repository):
+    known = [f"train {number}" for number in range(8)]
+    with (
+        EmbeddedServer(colbert_repository, runtime="onnxruntime") as server,
+        RerankClient(server.grpc_url, "late_interaction", max_retries=0) as client,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        expected = client.rerank("why", known).results
+        encoder = triton_process(server, "late_encoder_0_0")
+        encoder.suspend()
+        waiting = pool.submit(client.rerank, "why", ["new"])
+        wait_until(lambda: metrics(server)["misses_total/document"] >= 9)
+        assert client.rerank("why", known).results == expected
+        assert not waiting.done()
+        encoder.resume()
+        assert len(waiting.result()) == 1
+
+
 def test_a_full_cache_under_concurrent_callers(small, small_server):
     alone = {query: [small.score([(query, text)], normalize=False)[0] for text in NUMBERED[:24]] for query in ASKED[:3]}
 
@@ -114,60 +145,11 @@ def test_a_full_cache_under_concurrent_callers(small, small_server):
     assert metrics(small_server)["evictions_total"] > 100
 
 
-@pytest.mark.parametrize(
-    ("changes", "reason"),
-    [
-        ({"document_ids": [[4, 2, 123]]}, "document_ids must be 0 to 122, got 2 to 123"),
-        ({"query_ids": [[-1, 1, 5]]}, "query_ids must be 0 to 122, got -1 to 5"),
-        ({"document_roles": [[3, 0, 3]]}, "document_roles must be 1 to 3 for the tokens of a row"),
-        ({"document_roles": [[2, 3, 3]]}, "document_roles must be 1 or 3 for the first token"),
-        ({"query_roles": [[3, 3, 4]]}, "query_roles must be 1 to 3"),
-        ({"query_roles": [[3, 3]]}, "query_ids has shape [1, 3] and query_roles [1, 2]"),
-        ({"document_ids": [[4] * 49], "document_roles": [[3] * 49]}, "a document has 49 tokens, the model takes 48"),
-    ],
-)
-def test_ids_that_are_none_are_refused_alone(colbert_server, changes, reason):
-    good = {
-        **{f"{side}_ids": np.array([[4, marker, 5]], np.int32) for side, marker in (("query", 1), ("document", 2))},
-        **{f"{side}_roles": np.array([[3, 3, 3]], np.uint8) for side in ("query", "document")},
-        "expires_at_us": np.zeros((1, 1), np.int64),
-    }
-    bad = good | {name: np.array(values, good[name].dtype) for name, values in changes.items()}
-
-    def ask(tensors):
-        return raw.infer(colbert_server.grpc_url, "late_scorer", ["logits"], **tensors)["logits"]
-
-    expected = ask(good)
-    with ThreadPoolExecutor(8) as pool:
-        calls = [(tensors, pool.submit(ask, tensors)) for tensors in (good, bad) * 8]
-        for tensors, call in calls:
-            if tensors is bad:
-                with pytest.raises(InferenceServerException) as caught:
-                    call.result()
-                assert reason in caught.value.message()
-                assert caught.value.status() == "StatusCode.INVALID_ARGUMENT"
-            else:
-                assert call.result() == pytest.approx(expected)
-
-
-def test_what_nobody_waits_for_any_more_is_not_scored(colbert_server):
-    tensors = {
-        **{f"{side}_ids": np.array([[4, marker, 5]], np.int32) for side, marker in (("query", 1), ("document", 2))},
-        **{f"{side}_roles": np.array([[3, 3, 3]], np.uint8) for side in ("query", "document")},
-        "expires_at_us": np.ones((1, 1), np.int64),
-    }
-    with pytest.raises(InferenceServerException, match="Request timeout expired") as caught:
-        raw.infer(colbert_server.grpc_url, "late_scorer", ["logits"], **tensors)
-    assert caught.value.status() == "StatusCode.UNAVAILABLE"
-
-
 def test_a_callers_timeout_reaches_the_scorer(colbert_server):
     pair = {"query": raw.column(["sky"]), "document": raw.column(["blue"])}
-    told = raw.infer(colbert_server.grpc_url, "late_tokenizer", ["expires_at_us"], timeout_us=60_000_000, **pair)
-    left_us = told["expires_at_us"].item() - time.monotonic_ns() // 1000  # one clock for all processes
-    assert 0 < left_us <= 60_000_000
-    with pytest.raises(InferenceServerException, match="Request timeout expired"):
+    with pytest.raises(InferenceServerException, match="Request timeout expired") as caught:
         raw.infer(colbert_server.grpc_url, "late_interaction", ["logits"], timeout_us=1, **pair)
+    assert caught.value.status() == "StatusCode.UNAVAILABLE"
 
 
 def test_texts_that_are_none_are_refused(colbert_server):

@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from support.deployment import GPU_METRICS, PROMETHEUS_METRICS, ROOT, queries, rules, server_options
-from support.monitors import Prometheus, counter, free_port, scrape, unsupervised, wait_until
+from support.monitors import Prometheus, counter, free_port, scrape, triton_process, unsupervised, wait_until
 from support.promql import selectors
 from triton_rerank import RerankClient, RerankError
 from triton_rerank_build import EmbeddedServer
@@ -32,12 +32,6 @@ def monitored(demo_repository):
 def health(server, *options):
     command = [sys.executable, HEALTH_CHECK, f"--url=http://{server.http_url}", *options]
     return subprocess.run(command, capture_output=True, text=True, check=False)
-
-
-def triton_process(server, name):
-    """The process of this server whose command line holds `name`."""
-    mine = psutil.Process(server._supervisor.pid).children(recursive=True)
-    return next(process for process in mine if any(name in part for part in process.cmdline()))
 
 
 def test_every_series_that_rules_and_panels_read_is_exported(monitored):

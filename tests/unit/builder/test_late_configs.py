@@ -48,7 +48,7 @@ def test_runtimes_of_the_encoder_differ_only_where_they_may(configs):
 
 
 def test_no_queue_policy_stands_where_it_would_cost_half_a_second(configs):
-    for name in ("late_tokenizer", "late_scorer", "late_encoder"):
+    for name in ("late_scorer", "late_encoder"):
         assert configs[name].HasField("dynamic_batching")
         assert not configs[name].dynamic_batching.HasField("default_queue_policy")
         assert [group.count for group in configs[name].instance_group] == [1]

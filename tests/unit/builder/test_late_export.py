@@ -21,6 +21,7 @@ from triton_rerank_build.late_interaction.model import load_encoder, make_batche
 from triton_rerank_build.late_interaction.repository import LateManifest, verify_late
 from triton_rerank_build.late_interaction.settings import make_row
 from triton_rerank_build.parity.compare import graph_logits
+from triton_rerank_build.repository.layout import RERANKER
 from triton_rerank_build.serving.ensembles import installed_ensembles, load_arguments
 
 GOLDEN = json.loads((ROOT / "tests/support/late_golden.json").read_text())
@@ -45,7 +46,7 @@ def test_the_manifest_says_how_texts_are_read(colbert_repository):
 @pytest.mark.parametrize(("kind", "texts"), [("queries", QUERIES), ("documents", DOCUMENTS)])
 def test_ids_are_pylates(colbert_repository, kind, texts):
     settings = verify_late(colbert_repository).settings
-    tokenizer = Tokenizer.from_file(str(colbert_repository / "late_tokenizer/1/tokenizer.json"))
+    tokenizer = Tokenizer.from_file(str(colbert_repository / "late_scorer/1/tokenizer.json"))
     side = settings.query if kind == "queries" else settings.document
     assert [make_row(tokenizer, side, text)[0] for text in texts] == GOLDEN["ids"][kind]
 
@@ -85,7 +86,7 @@ def test_the_same_again_does_nothing_and_another_needs_force(colbert_repository,
 def test_an_installation_of_an_earlier_release_gets_the_modules_that_its_models_share(colbert_repository, tmp_path):
     checkpoint = colbert_repository.parent / "tiny"
     repository = shutil.copytree(colbert_repository, tmp_path / "repository")
-    shared = [repository / "late_tokenizer/1/text_pairs.py", repository / "late_scorer/1/micro_batch_cuts.py"]
+    shared = [repository / "late_scorer/1/text_pairs.py", repository / "late_scorer/1/micro_batch_cuts.py"]
     before = [path.read_bytes() for path in shared]
     for path in shared:
         path.unlink()
@@ -148,4 +149,27 @@ def test_models_without_their_files_are_left_out(colbert_repository, demo_reposi
     alone = installed_ensembles(both)
     assert [layout.ensemble for layout in alone] == ["late_interaction"]
     loaded = [argument.partition("=")[2] for argument in load_arguments(both, alone)]
-    assert loaded == ["explicit", "late_encoder", "late_interaction", "late_scorer", "late_tokenizer"]
+    assert loaded == ["explicit", "late_encoder", "late_interaction", "late_scorer"]
+
+
+def test_an_installation_of_an_earlier_release_is_served_and_replaced_only_by_force(colbert_repository, tmp_path):
+    """0.1.0 had a model late_tokenizer, which held tokenizer.json."""
+    checkpoint = str(colbert_repository.parent / "tiny")
+    repository = shutil.copytree(colbert_repository, tmp_path / "repository")
+    old = repository / "late_tokenizer/1"
+    old.mkdir(parents=True)
+    (repository / "late_scorer/1/tokenizer.json").rename(old / "tokenizer.json")
+    (old.parent / "config.pbtxt").write_text('name: "late_tokenizer"')
+    for path in repository.glob("*/1/manifest.json"):
+        path.write_text(path.read_text().replace("late_scorer/1/tokenizer.json", "late_tokenizer/1/tokenizer.json"))
+    assert "late_tokenizer/1/tokenizer.json" in verify_late(repository).artefacts
+    (late,) = installed_ensembles(repository)
+    assert load_arguments(repository, [late]) == ()
+    assert "--load-model=late_tokenizer" not in load_arguments(repository, [RERANKER])
+    with pytest.raises(RepositoryError, match=r"model late_tokenizer.*--force replaces it.*late_scorer/config\.pbtxt"):
+        export(checkpoint, repository=repository)
+    assert old.is_dir()
+    manifest = export(checkpoint, repository=repository, force=True)
+    assert manifest == verify_late(repository)
+    assert not old.parent.exists()
+    assert {path.name for path in repository.iterdir()} == set(late.models)

@@ -278,8 +278,7 @@ def test_packages_of_the_images_are_those_of_constraints_txt(target):
     ("target", "model", "needed"),
     [
         ("server", "models/tokenizer/1", {"tokenizers"}),
-        ("server", "models/late_tokenizer/1", {"tokenizers"}),
-        ("server", "models/late_scorer/1", set()),
+        ("server", "models/late_scorer/1", {"tokenizers"}),
         ("server-cpu", "models/tokenizer/1", {"tokenizers"}),
         ("server-cpu", "backends/rerank_openvino", {"openvino"}),
         ("server-cpu", "backends/encode_openvino", {"openvino", "cpu_quota"}),  # of rerank_openvino, beside it

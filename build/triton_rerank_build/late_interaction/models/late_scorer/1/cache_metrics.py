@@ -1,0 +1,40 @@
+"""The cache's metrics, beside Triton's own on the metrics port."""
+
+import triton_python_backend_utils as pb_utils
+
+COUNTERS = {
+    "hits": "Texts whose vectors were cached",
+    "misses": "Texts that were encoded",
+}
+
+
+class CacheMetrics:
+    """Counters and gauges. Each change crosses processes, so there are few."""
+
+    def __init__(self, model):
+        counter, gauge = pb_utils.MetricFamily.COUNTER, pb_utils.MetricFamily.GAUGE
+        self._families = []  # Triton drops a family once Python holds no reference to it
+        kinds = [{"kind": kind} for kind in ("query", "document")]
+        self._texts = {
+            name: self._metrics(model, f"{name}_total", description, counter, kinds)
+            for name, description in COUNTERS.items()
+        }
+        (self._evictions,) = self._metrics(model, "evictions_total", "Texts dropped for lack of room", counter)
+        (self._bytes,) = self._metrics(model, "bytes", "Memory of cached vectors", gauge)
+
+    def _metrics(self, model, name, description, kind, labels=({},)):
+        family = pb_utils.MetricFamily(f"late_interaction_cache_{name}", description, kind)
+        self._families.append(family)
+        return [family.Metric(labels={"model": model, **more}) for more in labels]
+
+    def count(self, name, queries, documents):
+        """Add to the hits, or to the misses, of queries and of documents."""
+        for metric, number in zip(self._texts[name], (queries, documents), strict=True):
+            if number:
+                metric.increment(number)
+
+    def stored(self, evicted, size):
+        """Show that entries were put into the cache, which now takes `size` bytes."""
+        if evicted:
+            self._evictions.increment(evicted)
+        self._bytes.set(size)
