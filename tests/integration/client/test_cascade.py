@@ -69,9 +69,9 @@ def test_long_documents_are_scored_in_parts_by_both_stages(client, late):
 
 
 def test_a_name_that_is_not_an_ensemble(client):
-    with pytest.raises(tr.InvalidRequestError, match=r"^late_scorer, the first stage: .*not a reranker"):
-        client.rerank(QUERY, MIXED, cascade=tr.Cascade(3, "late_scorer"))
-    found = client.rerank(QUERY, MIXED, cascade=tr.Cascade(3, "late_scorer", fallback=True))
+    with pytest.raises(tr.InvalidRequestError, match=r"^late_encoder, the first stage: .*not a reranker"):
+        client.rerank(QUERY, MIXED, cascade=tr.Cascade(3, "late_encoder"))
+    found = client.rerank(QUERY, MIXED, cascade=tr.Cascade(3, "late_encoder", fallback=True))
     assert [stage.model for stage in found.stages] == ["reranker"]
 
 
