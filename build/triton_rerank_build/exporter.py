@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from triton_rerank_build.checkpoints.layout import TextLayout
 from triton_rerank_build.checkpoints.resolve import DEMO, Checkpoint, resolve_checkpoint
 from triton_rerank_build.contract import EXPORTER_VERSION, IR_VERSION, MODEL_FILE, OPSET, PRECISIONS, TOKENIZER_FILE
 from triton_rerank_build.errors import RepositoryError, UnsupportedModelError
@@ -142,6 +143,7 @@ def _is_earlier_demo(manifest: Manifest, source: Checkpoint, precision: str, max
 
 
 def _export(source: Checkpoint, repository: Path, precision: str, max_length: int, steps: Steps) -> Manifest:
+    from triton_rerank_build.graphs.rows import template_layout
     from triton_rerank_build.graphs.tokenizer import (
         check_same_ids,
         check_vocabulary,
@@ -156,20 +158,20 @@ def _export(source: Checkpoint, repository: Path, precision: str, max_length: in
     with steps.step("loading tokenizer and weights"):
         tokenizer = load_tokenizer(source)
         token_types = has_token_types(tokenizer, source)
-        check_same_ids(tokenizer, source, [*PAIRS, *HARD_PAIRS], token_types=token_types)
         model = load_model(source)
         check_vocabulary(tokenizer, model.config.vocab_size, source.name)
-        pad_id = model.config.pad_token_id
+        layout = template_layout(tokenizer, model.config.pad_token_id, token_types=token_types)
+        check_same_ids(tokenizer, source, [*PAIRS, *HARD_PAIRS], layout)
         weight_bytes = model.num_parameters() * _BYTES[precision]
     with staging(repository, weight_bytes + _OTHER_BYTES) as staged:
         with steps.step("computing the reference logits in PyTorch"):
-            batches = make_batches(tokenizer, max_length, pad_id, token_types=token_types)
+            batches = make_batches(tokenizer, max_length, layout)
             expected = reference_logits(model, batches)
         with steps.step(f"exporting to ONNX, {precision}"):
             export_onnx(model, staged, precision=precision, max_length=max_length, token_types=token_types)
             # Frees what the graph did not take over.
             del model
-            save_tokenizer(tokenizer, staged / TOKENIZER_FILE, max_length=max_length, pad_id=pad_id)
+            save_tokenizer(tokenizer, staged / TOKENIZER_FILE, max_length=max_length, pad_id=layout.pad_id)
         with steps.step("comparing the graph with PyTorch"):
             padded, packed = prove(padded_graph(staged), batches, expected, precision), None
             _log_proof("padded", padded)
@@ -177,7 +179,7 @@ def _export(source: Checkpoint, repository: Path, precision: str, max_length: in
                 packed = prove_packed(staged / MODEL_FILE, batches, expected, precision)
                 _log_proof("packed", packed)
         with steps.step(f"installing into {repository}"):
-            manifest = _manifest(source, precision, max_length, padded, packed, staged, token_types)
+            manifest = _manifest(source, precision, max_length, padded, packed, staged, layout)
             complete_from_template(repository, template_repository())
             install(staged, repository, manifest)
     return manifest
@@ -200,7 +202,7 @@ def _manifest(
     parity: "Parity",
     packed: "Parity | None",
     staged: Path,
-    token_types: bool,
+    layout: TextLayout,
 ) -> Manifest:
     return Manifest(
         checkpoint=source.name,
@@ -216,6 +218,7 @@ def _manifest(
         tools=tool_versions(),
         created=now(),
         activation=source.activation,
-        token_types=token_types,
+        token_types=bool(layout.token_types),
         packed=packed,
+        layout=layout,
     )

@@ -4,11 +4,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from triton_rerank_build.checkpoints.layout import TextLayout
 from triton_rerank_build.checkpoints.resolve import Checkpoint
 from triton_rerank_build.errors import ParityError, UnsupportedModelError
+from triton_rerank_build.graphs.rows import encode_pair
 
 if TYPE_CHECKING:
-    from tokenizers import Encoding, Tokenizer
+    from tokenizers import Tokenizer
 
 
 def load_tokenizer(checkpoint: Checkpoint) -> "Tokenizer":
@@ -48,33 +50,6 @@ def save_tokenizer(tokenizer: "Tokenizer", path: Path, *, max_length: int, pad_i
     prepared.save(str(path))
 
 
-def encode_pair(
-    tokenizer: "Tokenizer",
-    query: str,
-    document: str,
-    *,
-    query_length: int | None = None,
-    length: int | None = None,
-) -> "Encoding":
-    """Tokens of a pair, including its special tokens.
-
-    Args:
-        tokenizer: From `load_tokenizer`.
-        query: The search text.
-        document: The text to rank.
-        query_length: Most tokens of the query; None for no limit.
-        length: Most tokens of the pair; only the document is cut. None for no limit.
-    """
-    first = tokenizer.encode(query, add_special_tokens=False)
-    second = tokenizer.encode(document, add_special_tokens=False)
-    if query_length is not None:
-        first.truncate(query_length)
-    if length is not None:
-        room = length - tokenizer.num_special_tokens_to_add(is_pair=True) - len(first)
-        second.truncate(max(0, room))
-    return tokenizer.post_process(first, second)
-
-
 def cut(tokenizer: "Tokenizer", text: str, length: int) -> str:
     """The beginning of a text that takes at most `length` tokens."""
     offsets = tokenizer.encode(text, add_special_tokens=False).offsets
@@ -88,7 +63,7 @@ def has_token_types(tokenizer: "Tokenizer", checkpoint: Checkpoint) -> bool:
     """
     from transformers import AutoConfig
 
-    types = encode_pair(tokenizer, "a", "b").type_ids
+    types = tokenizer.encode("a", "b").type_ids
     return any(types) and AutoConfig.from_pretrained(str(checkpoint.folder)).type_vocab_size > 1
 
 
@@ -105,9 +80,9 @@ def check_vocabulary(tokenizer: "Tokenizer", vocab_size: int, name: str) -> None
 
 
 def check_same_ids(
-    tokenizer: "Tokenizer", checkpoint: Checkpoint, pairs: Iterable[tuple[str, str]], *, token_types: bool = False
+    tokenizer: "Tokenizer", checkpoint: Checkpoint, pairs: Iterable[tuple[str, str]], layout: TextLayout
 ) -> None:
-    """Check that tokenizer.json gives the ids of transformers, which also reads other files, and its types if asked.
+    """Check that tokenizer.json and the layout give the ids and types of transformers, which also reads other files.
 
     Raises:
         ParityError: A pair gets other ids or types.
@@ -115,31 +90,28 @@ def check_same_ids(
     """
     from transformers import AutoTokenizer
 
+    if layout.token_types and max(layout.token_types) > 1:
+        raise UnsupportedModelError(
+            f"tokenizer.json of {checkpoint.name} gives token type {max(layout.token_types)}; 0 and 1 work"
+        )
     reference: Any = AutoTokenizer.from_pretrained(str(checkpoint.folder))
     for query, document in pairs:
         # In lists, since transformers takes a single empty document for none.
         encoded = reference([query], [document])
         expected = encoded["input_ids"][0]
-        encoding = encode_pair(tokenizer, query, document)
-        if (found := encoding.ids) != expected:
+        row = encode_pair(tokenizer, layout, query, document)
+        if row.ids != expected:
             raise ParityError(
                 f"tokenizer.json of {checkpoint.name} gives other ids than transformers for "
-                f"{query[:40]!r} + {document[:40]!r}: {found[:12]} ... instead of {expected[:12]} ..."
+                f"{query[:40]!r} + {document[:40]!r}: {row.ids[:12]} ... instead of {expected[:12]} ..."
             )
-        if token_types:
-            # Where only the generic tokenizer class is named, transformers 5 returns no types; transformers 4 did.
-            types = encoded.get("token_type_ids", [encoding.type_ids])[0]
-            _check_same_types(encoding, types, checkpoint.name)
-
-
-def _check_same_types(encoding: "Encoding", expected: list[int], name: str) -> None:
-    if max(encoding.type_ids) > 1:
-        raise UnsupportedModelError(f"tokenizer.json of {name} gives token type {max(encoding.type_ids)}; 0 and 1 work")
-    if encoding.type_ids != expected:
-        raise ParityError(
-            f"tokenizer.json of {name} gives other token types than transformers: "
-            f"{encoding.type_ids[:24]} ... instead of {expected[:24]} ..."
-        )
+        # Where only the generic tokenizer class is named, transformers 5 returns no types; transformers 4 did.
+        types = encoded.get("token_type_ids", [row.type_ids])[0]
+        if layout.token_types and row.type_ids != types:
+            raise ParityError(
+                f"tokenizer.json of {checkpoint.name} gives other token types than transformers: "
+                f"{row.type_ids[:24]} ... instead of {types[:24]} ..."
+            )
 
 
 def check_same_text_ids(tokenizer: "Tokenizer", checkpoint: Checkpoint, texts: Iterable[str]) -> None:

@@ -21,15 +21,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from triton_rerank_build.checkpoints.layout import LAST, Row, TextLayout
 from triton_rerank_build.errors import ParityError
-from triton_rerank_build.graphs.tokenizer import encode_pair
+from triton_rerank_build.graphs.rows import encode_pair, encode_text
 from triton_rerank_build.parity.record import Parity
 from triton_rerank_build.parity.texts import HARD_PAIRS, PAIRS
 from triton_rerank_build.support.progress import bar
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
-    from tokenizers import Encoding, Tokenizer
+    from tokenizers import Tokenizer
 
     from triton_rerank_build.graphs.cross_encoder import HfModule
 
@@ -70,19 +71,19 @@ class Batch:
     of_texts: bool = False
 
 
-def make_batches(tokenizer: "Tokenizer", max_length: int, pad_id: int, *, token_types: bool) -> list[Batch]:
+def make_batches(tokenizer: "Tokenizer", max_length: int, layout: TextLayout) -> list[Batch]:
     """The rows to compare: every text alone, all together, lengths from 1 token to `max_length`, a row of padding."""
-    pairs = [encode_pair(tokenizer, *pair) for pair in (*PAIRS, *HARD_PAIRS)]
-    pairs = [pair if len(pair) <= max_length else _of_length(tokenizer, 0, max_length) for pair in pairs]
-    pad = partial(pad_rows, pad_id=pad_id, token_types=token_types)
+    pairs = [encode_pair(tokenizer, layout, *pair) for pair in (*PAIRS, *HARD_PAIRS)]
+    pairs = [pair if len(pair) <= max_length else _of_length(tokenizer, layout, 0, max_length) for pair in pairs]
+    pad = partial(pad_rows, layout=layout)
     batches = [pad(f"pair {index} alone", [pair], of_texts=True) for index, pair in enumerate(pairs)]
     batches.append(pad("all pairs in one padded batch", pairs, of_texts=True))
     mixed = [length for length in _MIXED_LENGTHS if length <= max_length]
-    rows = [_of_length(tokenizer, index, length) for index, length in enumerate(mixed)]
+    rows = [_of_length(tokenizer, layout, index, length) for index, length in enumerate(mixed)]
     batches.append(pad("a batch of mixed lengths", rows))
     lengths = sorted({length for length in _LENGTHS if length < max_length} | {max_length})
-    batches += [pad(f"{length} tokens", [_of_length(tokenizer, length, length)]) for length in lengths]
-    batches.append(Batch(PADDING, np.full((1, 1), pad_id, np.int32), np.ones((1, 1), np.int32)))
+    batches += [pad(f"{length} tokens", [_of_length(tokenizer, layout, length, length)]) for length in lengths]
+    batches.append(Batch(PADDING, np.full((1, 1), layout.pad_id, np.int32), np.ones((1, 1), np.int32)))
     return batches
 
 
@@ -249,30 +250,31 @@ def count_swapped(want: npt.NDArray[np.float32], got: npt.NDArray[np.float32], t
     return int((apart & (got[:, None] <= got[None, :])).sum())
 
 
-def _of_length(tokenizer: "Tokenizer", index: int, length: int) -> "Encoding":
+def _of_length(tokenizer: "Tokenizer", layout: TextLayout, index: int, length: int) -> Row:
     """A pair of exactly `length` tokens, from texts that start at `index`."""
     query, document = PAIRS[index % len(PAIRS)]
-    special = tokenizer.num_special_tokens_to_add(is_pair=True)
-    if length < special + 2:
-        # Too short for a pair: one text between its special tokens, at length 2 those alone, at 1 the first of them.
-        single = tokenizer.encode(query, add_special_tokens=False)
-        single.truncate(max(0, length - tokenizer.num_special_tokens_to_add(is_pair=False)))
-        row = tokenizer.post_process(single)
-        row.truncate(length)
+    shortest = encode_pair(tokenizer, layout, query, document, query_length=1, length=0)
+    if length < len(shortest) + 1:
+        # Too short for a pair: its last tokens where the last is scored, otherwise its first ones and the last.
+        kept = slice(len(shortest) - length, None) if layout.score_at == LAST else slice(length)
+        row = Row(shortest.ids[kept], shortest.type_ids[kept])
+        if layout.score_at != LAST and length > 1:
+            row.ids[-1], row.type_ids[-1] = shortest.ids[-1], shortest.type_ids[-1]
         return row
     text = " ".join([document] + [words for _, words in PAIRS])
     while len(tokenizer.encode(text, add_special_tokens=False)) < length:
         text = f"{text} {text}"
-    query_length = min(len(tokenizer.encode(query, add_special_tokens=False)), (length - special) // 2)
-    return encode_pair(tokenizer, query, text, length=length, query_length=query_length)
+    whole = len(encode_text(tokenizer, query, layout.query))
+    query_length = min(whole, max(1, (length - len(shortest) + 1) // 2))
+    return encode_pair(tokenizer, layout, query, text, length=length, query_length=query_length)
 
 
-def pad_rows(name: str, rows: Sequence["Encoding"], *, pad_id: int, token_types: bool, of_texts: bool = False) -> Batch:
+def pad_rows(name: str, rows: Sequence[Row], *, layout: TextLayout, of_texts: bool = False) -> Batch:
     """Rows of different lengths as one batch, padded on the right."""
     length = max(len(row) for row in rows)
-    input_ids = np.full((len(rows), length), pad_id, np.int32)
+    input_ids = np.full((len(rows), length), layout.pad_id, np.int32)
     attention_mask = np.zeros((len(rows), length), np.int32)
     for index, row in enumerate(rows):
         input_ids[index, : len(row)] = row.ids
-        attention_mask[index, : len(row)] = np.array(row.type_ids) + 1 if token_types else 1
+        attention_mask[index, : len(row)] = np.array(row.type_ids) + 1
     return Batch(name, input_ids, attention_mask, of_texts)

@@ -43,15 +43,16 @@ def compare_published(graph: Path, tokenizer_file: Path) -> list[PublishedScore]
     """
     from tokenizers import Tokenizer
 
-    from triton_rerank_build.graphs.tokenizer import encode_pair
+    from triton_rerank_build.graphs.rows import encode_pair, template_layout
     from triton_rerank_build.parity.compare import graph_logits, pad_rows
 
     tokenizer = Tokenizer.from_file(str(tokenizer_file))
     pad_id = (tokenizer.padding or {}).get("pad_id", 0)
     tokenizer.no_truncation()
     tokenizer.no_padding()
+    layout = template_layout(tokenizer, pad_id, token_types=False)
     batches = [
-        pad_rows(query, [encode_pair(tokenizer, query, document)], pad_id=pad_id, token_types=False)
+        pad_rows(query, [encode_pair(tokenizer, layout, query, document)], layout=layout)
         for query, document, _ in PUBLISHED
     ]
     logits = graph_logits(graph, batches)

@@ -12,6 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from triton_rerank_build.checkpoints.layout import TextLayout
 from triton_rerank_build.contract import CROSS_ENCODER, MANIFEST_FILE
 from triton_rerank_build.errors import RepositoryError
 from triton_rerank_build.parity.record import Parity
@@ -86,6 +87,8 @@ class Manifest:
         token_types: Whether the graph reads token types from `attention_mask`. If not, the mask is 0 or 1. Release
             0.1.0 did not write this field: its graphs derive token types from the first separator.
         packed: Result of the comparison of the packed graph. None if there is none, and model.onnx is the padded graph.
+        layout: How the served tokenizer lays out a pair. None in manifests that do not have the field: their pairs
+            have the layout of the template in tokenizer.json, as all of release 0.1.0 had.
     """
 
     checkpoint: str
@@ -104,6 +107,7 @@ class Manifest:
     activation: str | None = None
     token_types: bool = False
     packed: Parity | None = None
+    layout: TextLayout | None = None
 
     def describe(self, name: str, revision: str) -> str:
         """The installation in a message about a checkpoint `name` at `revision`: "tiny (fp32, 80 tokens)"."""
@@ -133,6 +137,8 @@ class Manifest:
             content["artefacts"] = {name: Artefact(**entry) for name, entry in content["artefacts"].items()}
             if content.get("packed") is not None:
                 content["packed"] = Parity(**content["packed"])
+            if content.get("layout") is not None:
+                content["layout"] = TextLayout.from_dict(content["layout"])
             if content.get("engine") is not None:
                 content["engine"] = Engine.from_dict(content["engine"])
             return cls(**content)

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from triton_rerank_build.errors import ParityError, RepositoryError
+from triton_rerank_build.graphs.rows import template_layout
 from triton_rerank_build.parity.compare import Batch, count_swapped, graph_logits, make_batches
 from triton_rerank_build.tensorrt.profiles import Profile
 
@@ -64,7 +65,7 @@ def make_checks(tokenizer_file: Path, profiles: Sequence[Profile], *, token_type
     tokenizer.no_truncation()
     tokenizer.no_padding()
     longest = profiles[-1].max_shape[1]
-    batches = make_batches(tokenizer, longest, pad_id, token_types=token_types)
+    batches = make_batches(tokenizer, longest, template_layout(tokenizer, pad_id, token_types=token_types))
     distinct = {row.tobytes(): row for batch in batches for row in _rows(batch)}
     rows = sorted(distinct.values(), key=len, reverse=True)  # each [length, 2]
     checks = []

@@ -1,13 +1,14 @@
 """Tokenizer of the reranker: (query, document) pairs of text -> padded token ids.
 
-Runs inside Triton's Python stub, with text_pairs.py beside it; both need only `numpy` and `tokenizers`.
+Runs inside Triton's Python stub, with text_pairs.py and text_layout.py beside it; needs only `numpy` and `tokenizers`.
 
 The rule is that of the bge-reranker authors (FlagEmbedding, FlagReranker): query and document are encoded
 separately, without special tokens; the query is cut to `query_max_length` (by default 3/4 of `max_length`); then only
 the document is cut, from its right end, to the room that is left. With `query_max_length` 0 the rule is that of
 sentence-transformers: of query and document the longer loses tokens first (`longest_first` in transformers).
 
-`tokenizer.json` beside this file carries two facts of the checkpoint, in the fields that its format has for them:
+Where the texts stand in a row, and what is between them, is `layout` of manifest.json (text_layout.py).
+`tokenizer.json` carries two more facts of the checkpoint, in the fields that its format has for them:
 truncation.max_length (the limit of a pair) and padding.pad_id.
 """
 
@@ -17,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
+from text_layout import TextLayout
 from text_pairs import BadRequestError, TextEncoder, read_requests, whole_number
 from tokenizers import Tokenizer
 
@@ -28,37 +30,37 @@ COMPARED = 16
 class Limits:
     """Token limits: the checkpoint's, the default, and those that a request asks for."""
 
-    def __init__(self, tokenizer, parameters):
-        self.max_length = tokenizer.truncation["max_length"]
+    def __init__(self, layout, max_length, parameters):
+        self.layout, self.max_length = layout, max_length
         self.default_max_length = min(int(parameters["default_max_length"]), self.max_length)
-        self.num_special = tokenizer.num_special_tokens_to_add(True)
         steps = sorted(int(bucket) for bucket in parameters["buckets"].split())
         self.buckets = [bucket for bucket in steps if bucket < self.max_length] + [self.max_length]
 
     def of_request(self, parameters):
         """`max_length` and `query_max_length` of a request with these parameters."""
-        max_length = self.of_pair(parameters)
-        return max_length, self.of_query(parameters, max_length)
+        num_special = self.layout.num_special(self.layout.start(parameters))
+        max_length = self.of_pair(parameters, num_special)
+        return max_length, self.of_query(parameters, max_length, num_special)
 
-    def of_pair(self, parameters):
+    def of_pair(self, parameters, num_special):
         """`max_length`: with room for a query token and a document token."""
         asked = whole_number(parameters, "max_length", self.default_max_length)
-        low = self.num_special + 2
+        low = num_special + self.layout.least_query + self.layout.least_document
         if not low <= asked <= self.max_length:
             raise BadRequestError(
                 f"max_length must be {low} to {self.max_length} tokens for this checkpoint, got {asked}"
             )
         return asked
 
-    def of_query(self, parameters, max_length):
+    def of_query(self, parameters, max_length, num_special):
         """`query_max_length`: by default 3/4 of max_length, as in FlagReranker; 0 for no limit of its own."""
-        high = max_length - self.num_special - 1
+        low, high = self.layout.least_query, max_length - num_special - self.layout.least_document
         asked = whole_number(parameters, "query_max_length", None)
         if asked is None:
             return min(max_length * 3 // 4, high)
-        if not 0 <= asked <= high:
+        if asked and not low <= asked <= high:
             raise BadRequestError(
-                f"query_max_length must be 1 to {high} tokens (max_length {max_length} less {self.num_special} special "
+                f"query_max_length must be {low} to {high} tokens (max_length {max_length} less {num_special} special "
                 f"tokens and one of the document), or 0 to cut the longer of query and document; got {asked}"
             )
         return asked
@@ -66,37 +68,6 @@ class Limits:
     def bucket(self, length):
         """The smallest bucket that holds `length` tokens."""
         return next(bucket for bucket in self.buckets if bucket >= length)
-
-
-class PairTemplate:
-    """Special tokens around the two texts, and the token types, read off the checkpoint's own template.
-
-    Args:
-        tokenizer: A `tokenizers.Tokenizer`.
-        token_types: Whether the graph reads token types from `attention_mask`.
-    """
-
-    def __init__(self, tokenizer, token_types):
-        encoding = tokenizer.encode("a", "b")
-        tokens = list(zip(encoding.sequence_ids, encoding.ids, encoding.type_ids, strict=True))
-        sides = [side for side, _, _ in tokens]  # 0 = query, 1 = document, None = special token
-        query, document = sides.index(0), sides.index(1)
-        groups = (tokens[:query], tokens[query:document], tokens[document:])
-        special = [[token for token in group if token[0] is None] for group in groups]
-        self.before, self.between, self.after = ([token_id for _, token_id, _ in group] for group in special)
-        query_type, document_type = (tokens[sides.index(side)][2] for side in (0, 1))
-        types = [[token_type for _, _, token_type in group] for group in special]
-        # One number for each special token and for each text, in the order of a row.
-        self._types = np.array([*types[0], query_type, *types[1], document_type, *types[2]], np.int32)
-        self._query, self._document = len(types[0]), len(types[0]) + 1 + len(types[1])
-        self.has_types = token_types and bool(self._types.any())
-
-    def types(self, query_lengths, lengths):
-        """Token types of all rows, one row after another, from their numbers of query tokens and of all tokens."""
-        counts = np.ones((len(lengths), len(self._types)), np.int32)
-        counts[:, self._query] = query_lengths
-        counts[:, self._document] = lengths - query_lengths - (len(self._types) - 2)
-        return np.repeat(np.tile(self._types, len(lengths)), counts.ravel())
 
 
 class TritonPythonModel:
@@ -109,11 +80,11 @@ class TritonPythonModel:
         folder = Path(args["model_repository"]) / args["model_version"]
         tokenizer = load_tokenizer(folder / "tokenizer.json")
         manifest = read_manifest(folder / "manifest.json")
-        self.limits = Limits(tokenizer, parameters)
-        self.pad_id = tokenizer.padding["pad_id"]
-        self.info = model_info(manifest, self.limits)
+        max_length, self.pad_id = tokenizer.truncation["max_length"], tokenizer.padding["pad_id"]
         self.encoder = TextEncoder(tokenizer)
-        self.template = PairTemplate(tokenizer, manifest.get("token_types", False))
+        self.layout = TextLayout(tokenizer, manifest.get("layout"), token_types=manifest.get("token_types", False))
+        self.limits = Limits(self.layout, max_length, parameters)
+        self.info = model_info(manifest, self.limits)
 
     def execute(self, requests):
         """Respond to each request separately; the texts of all of them are encoded in one batch."""
@@ -129,22 +100,25 @@ class TritonPythonModel:
         The ids of all rows, one row after another, in one array, which costs less than a list for each row; for
         each pair its number of tokens, of query tokens, and the flag.
         """
-        template = self.template
-        encoded = self.encoder.encode_requests(batch, self.limits.max_length)
+        layout, (query_end, document_end) = self.layout, (self.layout.query_end, self.layout.document_end)
+        encoded = self.encoder.encode_requests(batch, self.limits.max_length, layout.query, layout.document)
         for pairs, (query_ids, document_ids) in zip(batch, encoded, strict=True):
             ids, ends, query_lengths, truncated = array("i"), [0], [], []
-            for row, (cell, (document, document_cut)) in enumerate(zip(pairs.query_cells, document_ids, strict=True)):
+            start = layout.start(pairs.parameters)
+            pair_room = pairs.max_length - layout.num_special(start)
+            for row, (cell, (document, unread)) in enumerate(zip(pairs.query_cells, document_ids, strict=True)):
                 query, query_cut = query_ids[cell]
-                room = pairs.max_length - self.limits.num_special
-                limit = pairs.query_max_length or longest_first(*self.lengths(pairs, row, query, document), room)
-                kept = query[:limit]
-                room -= len(kept)
-                ids.fromlist(template.before + kept + template.between)
-                ids.fromlist(document if len(document) <= room else document[:room])
-                ids.fromlist(template.after)
+                limit = pairs.query_max_length or longest_first(*self.lengths(pairs, row, query, document), pair_room)
+                if query_cut := query_cut or len(query) > limit:
+                    query = ended(query, limit, query_end)
+                room = pair_room - len(query)
+                document_cut = unread or len(document) > room
+                ids.fromlist(start + query + layout.between)
+                ids.fromlist(ended(document, room, document_end) if document_cut else document)
+                ids.fromlist(layout.after)
                 ends.append(len(ids))
-                query_lengths.append(len(kept))
-                truncated.append(document_cut or query_cut or len(document) > room or len(query) > len(kept))
+                query_lengths.append(len(query))
+                truncated.append(document_cut or query_cut)
             yield ids, np.diff(np.array(ends, np.int32)), query_lengths, truncated
 
     def lengths(self, pairs, row, query, document):
@@ -162,8 +136,8 @@ class TritonPythonModel:
         input_ids = np.full(is_token.shape, self.pad_id, np.int32)
         input_ids[is_token] = np.frombuffer(ids, np.int32)
         attention_mask = is_token.astype(np.int32)
-        if self.template.has_types:
-            attention_mask[is_token] += self.template.types(np.array(query_lengths, np.int32), lengths)
+        if self.layout.has_types:
+            attention_mask[is_token] += self.layout.types(np.array(query_lengths, np.int32), lengths)
         return {
             "input_ids": input_ids,
             "attention_mask": attention_mask,
@@ -182,6 +156,11 @@ def longest_first(query, document, room):
         return query
     half = room // 2
     return min(query, half) if query <= document else room - min(document, half)
+
+
+def ended(ids, length, end):
+    """A text that is cut to `length` tokens, the last of them `end`."""
+    return ids[: length - len(end)] + end
 
 
 def load_tokenizer(path):

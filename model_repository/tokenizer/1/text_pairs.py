@@ -33,6 +33,9 @@ LONGEST_TIMEOUT_US = 2**53
 # Triton's own words for a request that expires in the queue: clients recognise them.
 EXPIRED = "Request timeout expired"
 
+# Text that is encoded with a query or document: none.
+NO_ENDS = {"prefix": "", "suffix": ""}
+
 
 class BadRequestError(ValueError):
     """The request is invalid: it gets INVALID_ARGUMENT and this message; the others of its batch get their answers."""
@@ -56,7 +59,8 @@ class PairRequest:
         self.document_cells = text_cells(request, "document")
         if len(self.query_cells) != len(self.document_cells):
             raise BadRequestError(f"got {len(self.query_cells)} queries and {len(self.document_cells)} documents")
-        self.max_length, self.query_max_length = limits.of_request(json.loads(request.parameters() or "{}"))
+        self.parameters = json.loads(request.parameters() or "{}")
+        self.max_length, self.query_max_length = limits.of_request(self.parameters)
         self.documents = [decode(cell, "document", row) for row, cell in enumerate(self.document_cells)]
         first_rows = {cell: self.query_cells.index(cell) for cell in dict.fromkeys(self.query_cells)}
         # Distinct queries: most requests repeat one query for every document.
@@ -165,7 +169,7 @@ class TextEncoder:
         self._collapsible[character] = short == long
         return short == long
 
-    def encode_requests(self, batch, query_needed):
+    def encode_requests(self, batch, query_needed, query_ends=NO_ENDS, document_ends=NO_ENDS):
         """Encode the distinct queries and the documents of all requests, in one batch unless they are long.
 
         Texts of requests that expire meanwhile are not encoded.
@@ -173,6 +177,8 @@ class TextEncoder:
         Args:
             batch: `PairRequest`s.
             query_needed: Number of token ids that a query needs at most.
+            query_ends: `prefix` before every query, `suffix` after it.
+            document_ends: The same of every document.
 
         Yields:
             For each request what `encode` returns for the batch's queries, by cell, and a list of it for its documents.
@@ -181,8 +187,10 @@ class TextEncoder:
         for pairs in batch:
             for cell in pairs.queries:
                 owners.setdefault(cell, []).append(pairs)
-        queries = [(those[0].queries[cell], query_needed, those) for cell, those in owners.items()]
-        documents = [(text, pairs.max_length, [pairs]) for pairs in batch for text in pairs.documents]
+        before, after = query_ends["prefix"], query_ends["suffix"]
+        queries = [(before + those[0].queries[cell] + after, query_needed, those) for cell, those in owners.items()]
+        before, after = document_ends["prefix"], document_ends["suffix"]
+        documents = [(before + text + after, pairs.max_length, [pairs]) for pairs in batch for text in pairs.documents]
         encoded = self.encode_awaited(queries + documents)
         query_ids = {cell: next(encoded) for cell in owners}
         for pairs in batch:

@@ -20,6 +20,7 @@ from triton_rerank_build.checkpoints.demo import demo_checkpoint, demo_revision
 from triton_rerank_build.checkpoints.resolve import resolve_checkpoint
 from triton_rerank_build.cli.examples import EXAMPLES
 from triton_rerank_build.graphs.onnx import export_onnx, load_model
+from triton_rerank_build.graphs.rows import template_layout
 from triton_rerank_build.graphs.tokenizer import load_tokenizer
 from triton_rerank_build.parity.compare import make_batches, prove, reference_logits
 from triton_rerank_build.parity.texts import HARD_PAIRS, PAIRS
@@ -119,7 +120,8 @@ def test_a_conversion_that_was_killed_is_done_again(folder, tmp_path, monkeypatc
 def test_int8_passes_its_gate_and_one_scale_for_a_matrix_does_not(folder, tmp_path):
     source = resolve_checkpoint("demo")
     tokenizer, model = load_tokenizer(source), load_model(source)
-    batches = make_batches(tokenizer, 64, model.config.pad_token_id, token_types=False)
+    layout = template_layout(tokenizer, model.config.pad_token_id, token_types=False)
+    batches = make_batches(tokenizer, 64, layout)
     expected = reference_logits(model, batches)
     path = export_onnx(model, tmp_path, precision="int8", max_length=64, token_types=False)
     assert prove(path, batches, expected, "int8").kendall_tau > 0.97

@@ -151,7 +151,7 @@ def install_as_release_0_1_0(checkpoint, repository):
         install(staged, repository, Manifest.from_json(json.dumps(content | {"artefacts": artefacts})))
     for path in repository.glob("*/1/manifest.json"):
         content = json.loads(path.read_text())
-        del content["token_types"]
+        del content["token_types"], content["layout"]
         path.write_text(json.dumps(content))
 
 

@@ -22,7 +22,8 @@ from triton_rerank_build.cli.main import main
 from triton_rerank_build.finetuning.data import Example, load
 from triton_rerank_build.finetuning.settings import LOSSES, Settings
 from triton_rerank_build.finetuning.train import LOSS_OF, MANIFEST, MEASURE, _rows, finetune, load_model
-from triton_rerank_build.graphs.tokenizer import encode_pair, load_tokenizer
+from triton_rerank_build.graphs.rows import encode_pair, template_layout
+from triton_rerank_build.graphs.tokenizer import load_tokenizer
 from triton_rerank_build.parity.texts import TRIPLES
 
 PAIRS = [(query, document) for query, document, _ in TRIPLES]
@@ -125,7 +126,10 @@ def test_pairs_and_logits_are_those_that_are_served(tmp_path, family):
     model = load_model(checkpoint, Settings(lora_rank=0))
     reference = AutoModelForSequenceClassification.from_pretrained(checkpoint.folder).eval()
     query, document, _ = TRIPLES[0]
-    pair = encode_pair(load_tokenizer(checkpoint), query, document * 9, length=LIMIT)
+    tokenizer = load_tokenizer(checkpoint)
+    pair = encode_pair(
+        tokenizer, template_layout(tokenizer, 0, token_types=family == "bert"), query, document * 9, length=LIMIT
+    )
     assert len(pair) == LIMIT
     inputs = {"input_ids": torch.tensor([pair.ids]), "attention_mask": torch.ones(1, LIMIT, dtype=torch.long)}
     if family == "bert":

@@ -67,6 +67,7 @@ def test_a_model_loads_by_itself(laid_out, model):
     ("model", "helper"),
     [
         (TOKENIZER, "text_pairs"),
+        (TOKENIZER, "text_layout"),
         (SCORER, "text_pairs"),
         (SCORER, "micro_batch_cuts"),
         (Path("backends/rerank_openvino"), "micro_batch_cuts"),
@@ -92,4 +93,4 @@ def test_a_module_that_models_share_has_one_source_file():
         *BACKENDS.glob("*/*.py"),
     ]
     names = sorted(path.name for path in committed if path.name != "model.py")
-    assert names == sorted({*names, "cpu_quota.py", "micro_batch_cuts.py", "text_pairs.py"})
+    assert names == sorted({*names, "cpu_quota.py", "micro_batch_cuts.py", "text_layout.py", "text_pairs.py"})

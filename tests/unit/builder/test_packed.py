@@ -135,7 +135,7 @@ def proof(exported):
     def made(family):
         source = resolve_checkpoint(str(exported(family).checkpoint))
         tokenizer, model = load_tokenizer(source), load_model(source)
-        batches = make_batches(tokenizer, LIMIT, model.config.pad_token_id, token_types=family == "bert")
+        batches = make_batches(tokenizer, LIMIT, exported(family).manifest.layout)
         return batches, reference_logits(model, batches), exported(family).packed
 
     return made

@@ -27,7 +27,7 @@ def proved(tiny_exports):
     made = tiny_exports("xlm-roberta", "fp32")
     source = resolve_checkpoint(str(made.checkpoint))
     tokenizer, model = load_tokenizer(source), load_model(source)
-    batches = make_batches(tokenizer, LIMIT, model.config.pad_token_id, token_types=False)
+    batches = make_batches(tokenizer, LIMIT, made.manifest.layout)
     expected = reference_logits(model, batches)
     return batches, expected, made.graph
 

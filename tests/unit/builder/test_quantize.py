@@ -45,8 +45,8 @@ class Quantized:
 
     def reference(self):
         model = load_model(self.source)
-        tokenizer, pad_id = load_tokenizer(self.source), model.config.pad_token_id
-        batches = make_batches(tokenizer, LIMIT, pad_id, token_types=self.manifest.token_types)
+        tokenizer = load_tokenizer(self.source)
+        batches = make_batches(tokenizer, LIMIT, self.manifest.layout)
         return batches, reference_logits(model, batches)
 
 
