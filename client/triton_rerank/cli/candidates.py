@@ -95,7 +95,9 @@ def _bm25(collection: Collection, depth: int | None) -> Run:
         for query_id, text in collection.queries.items():
             if collection.candidates is not None:
                 found[query_id] = index.score(text, collection.candidates[query_id])
+            elif depth is None:
+                found[query_id] = index.score(text, collection.documents)
             else:
-                found[query_id] = index.search(text, depth or len(collection.documents))
+                found[query_id] = index.search(text, depth)
             advance()
     return found

@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 from contextlib import ExitStack, nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ from triton_rerank.cli.evaluate_models import run_models
 from triton_rerank.cli.evaluate_plot import run_plot
 from triton_rerank.cli.evaluate_runs import run_compare
 from triton_rerank.cli.output import progress
-from triton_rerank.cli.values import positive
+from triton_rerank.cli.values import depth, kept, positive
 from triton_rerank.errors import InvalidRequestError
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ examples:
   triton-rerank eval --reranking T2Reranking-dev.jsonl --measures AP RR@10
   triton-rerank eval --beir scifact --compare results/a/reranked.trec results/b/reranked.trec
   triton-rerank eval --beir scifact --model reranker --model late_interaction --out results/scifact
+  triton-rerank eval --beir scifact --depth 1000 --cascade 20 50 100 --concurrency 1 --out results/scifact
   triton-rerank eval --plot scifact.svg results/scifact/models.json
 
 --out keeps each query when it completes: after an interruption the same command resumes.
@@ -67,6 +69,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--measures", nargs="+", metavar="MEASURE", help="in ir_measures' notation (nDCG@10 RR@10 R@100 AP Success@1)"
     )
+    parser.add_argument(
+        "--cascade",
+        type=kept,
+        nargs="+",
+        metavar="KEEP",
+        help="beside --model and late interaction (or a second --model) alone, their cascades: the documents that "
+        "--model scores, or with a decimal point their share",
+    )
     parser.add_argument("--max-length", type=positive, metavar="TOKENS", help="of a pair (the server's default)")
     parser.add_argument(
         "--concurrency", type=positive, default=4, metavar="N", help="queries in flight at once (%(default)s)"
@@ -81,6 +91,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         metavar="FILE",
         help="draw the first measure: the figure to write, then models.json or result.json files; needs no server",
+    )
+    parser.add_argument(
+        "--against-time", action="store_true", help="draw --plot over the milliseconds of a query, from models.json"
     )
     parser.add_argument("--out", type=Path, metavar="DIR", help="keep runs, result.json, report.txt and scores here")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
@@ -101,10 +114,10 @@ def _add_collection_arguments(parser: argparse.ArgumentParser) -> None:
     first.add_argument("--run", type=Path, metavar="FILE", dest="run_file", help="a run to rerank (BM25)")
     first.add_argument(
         "--depth",
-        type=positive,
+        type=depth,
         default=100,
         metavar="N",
-        help="candidates per query (%(default)s; --reranking: all)",
+        help='candidates per query, or "all" documents (%(default)s; --reranking: all)',
     )
 
 
@@ -135,7 +148,7 @@ def run(options: argparse.Namespace) -> int:
                 with _journal(options, info) if options.out else nullcontext() as journal:
                     return info, _rerank(client, collection, first_stage, options, journal)
 
-        if len(options.model) > 1:
+        if len(options.model) > 1 or options.cascade:
             return run_models(options, collection, first_stage, depth, rerank)
         info, results = rerank(options)
         _report(options, collection, first_stage, results, depth, info)
@@ -146,12 +159,19 @@ def _check(options: argparse.Namespace) -> None:
     """Refuse options that would be ignored."""
     if options.split and not options.beir:
         raise InvalidRequestError("--split selects a file of --beir DIR; give both, or name the file with --qrels")
+    if options.against_time and not options.plot:
+        raise InvalidRequestError("--against-time is an option of --plot; give both")
     mode = "--compare" if options.compare else "--plot" if options.plot else None
     if mode is None:
         return
     if options.compare and options.plot:
         raise InvalidRequestError("--compare and --plot are separate commands; give one of them")
-    unused = {"--run": options.run_file, "--baseline": options.baseline, "--out": options.out}
+    unused = {
+        "--run": options.run_file,
+        "--baseline": options.baseline,
+        "--out": options.out,
+        "--cascade": options.cascade,
+    }
     given = [name for name, value in unused.items() if value]
     if given:
         raise InvalidRequestError(f"{given[0]} has no effect with {mode}; leave it out")
@@ -163,7 +183,8 @@ def _journal(options: argparse.Namespace, info: ModelInfo) -> Journal:
 
     given = [options.reranking] if options.reranking else [options.beir or options.queries, *(options.corpus or ())]
     collection = [str(path.resolve()) for path in given]
-    settings = {"collection": collection, "max_length": options.max_length, **model_fields(info)}
+    cascade = None if options.cascade is None else asdict(options.cascade)
+    settings = {"collection": collection, "max_length": options.max_length, "cascade": cascade, **model_fields(info)}
     return Journal(options.out / "scores.jsonl", settings)
 
 
@@ -193,6 +214,7 @@ def _rerank(
                 keep=keep,
                 concurrency=options.concurrency,
                 max_length=options.max_length,
+                cascade=options.cascade,
             )
         except KeyboardInterrupt:
             kept = "the same command resumes" if journal else "nothing was kept; --out DIR keeps completed queries"

@@ -12,14 +12,17 @@ from triton_rerank.errors import InvalidRequestError
 
 def run_plot(options: argparse.Namespace) -> int:
     """Draw models.json and result.json files, and print the path of the figure."""
-    from triton_rerank.evaluation.plot import plot
+    from triton_rerank.evaluation.plot import plot, plot_against_time
 
     target, *paths = options.plot
     if not paths or target.suffix == ".json":
         raise InvalidRequestError(
             "--plot takes the figure to write, then a models.json or result.json file per collection"
         )
-    plot(dict(zip(_titles(paths), map(_means, paths), strict=True)), target, options.measures[0])
+    if options.against_time:
+        plot_against_time(dict(zip(_titles(paths), map(_times, paths), strict=True)), target, options.measures[0])
+    else:
+        plot(dict(zip(_titles(paths), map(_means, paths), strict=True)), target, options.measures[0])
     print(target)
     return 0
 
@@ -48,3 +51,13 @@ def _means(path: Path) -> dict[str, dict[str, float]]:
         return {"first stage": summary["first_stage"], summary["model"]["model"]: summary["reranked"]}
     except (ValueError, KeyError, TypeError, AttributeError):
         raise InvalidRequestError(f"{path}: not a models.json or result.json file of an evaluation") from None
+
+
+def _times(path: Path) -> dict[str, tuple[float, dict[str, float]]]:
+    """System -> milliseconds of a query, and measure -> mean, of the models and cascades in a models.json file."""
+    try:
+        systems = json.loads(path.read_text(encoding="utf-8"))["systems"]
+        timed = {name: fields for name, fields in systems.items() if "query_s" in fields}
+        return {name: (fields["query_s"]["mean"] * 1e3, dict(fields["mean"])) for name, fields in timed.items()}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise InvalidRequestError(f"{path}: not a models.json file of an evaluation, which has times") from None

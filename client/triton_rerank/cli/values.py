@@ -25,6 +25,21 @@ def share(value: str) -> float:
     return number
 
 
+def depth(value: str) -> int | None:
+    """An integer, 1 or more; None for "all"."""
+    return None if value == "all" else positive(value)
+
+
+def kept(value: str) -> int | float:
+    """What a cascade keeps: a number of documents, or with a decimal point their share."""
+    if "." not in value:
+        return positive(value)
+    number = share(value)
+    if not number:
+        raise argparse.ArgumentTypeError(f"{value} keeps no document")
+    return number
+
+
 def seconds(value: str) -> float:
     """A finite number above 0."""
     number = _number(value)

@@ -22,12 +22,16 @@ class Reranked:
 
     query_id: str
     scores: Scores
-    """doc_id -> logit."""
+    """doc_id -> logit; in a cascade, whose stages have scores of two kinds, the rank below 0."""
     total_s: float
     num_tokens: int
     num_truncated: int
     input_digest: str = ""
     """Digest of the query and of the documents that were scored; empty in journals of release 0.1.0."""
+    num_pairs: int = 0
+    """Pairs that the last stage of a cascade scored; 0 for all of `scores`."""
+    first_s: float = 0.0
+    """Seconds of a cascade's first stage; part of `total_s`."""
 
 
 class Journal:

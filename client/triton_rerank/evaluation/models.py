@@ -1,8 +1,8 @@
-"""Several models on the same candidates: measures, fusion, and tests of the differences."""
+"""Several models and their cascades on the same candidates: measures, fusion, and tests of the differences."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from statistics import fmean, median
 from typing import Any
@@ -19,7 +19,7 @@ FIRST_STAGE, FUSED = "first stage", "fused"
 
 @dataclass(frozen=True, slots=True)
 class System:
-    """One model's results."""
+    """Results of one model, or of a cascade."""
 
     model: Mapping[str, Any]
     """Fields of `ModelInfo`."""
@@ -33,7 +33,12 @@ class System:
             "mean": self.measured.mean,
             "model": dict(self.model),
             "num_truncated": sum(reranked.num_truncated for reranked in self.results),
-            "query_s": {"mean": fmean(seconds), "median": median(seconds)},
+            "query_s": {
+                "mean": fmean(seconds),
+                "median": median(seconds),
+                "first_stage": fmean(reranked.first_s for reranked in self.results),
+            },
+            "pairs_per_query": fmean(reranked.num_pairs or len(reranked.scores) for reranked in self.results),
             "pairs_per_s": sum(len(reranked.scores) for reranked in self.results) / max(1e-9, sum(seconds)),
         }
 
@@ -76,18 +81,21 @@ class ModelsEvaluation:
         width = max(map(len, summary["systems"]))
         lines = [
             f"{summary['num_queries']} queries; {self.pool.sentence()}",
-            f"{'':{width}}  {'  '.join(f'{name:>9}' for name in names)}  ms/query  pairs/s",
+            f"{'':{width}}  {'  '.join(f'{name:>9}' for name in names)}  ms/query  pairs/s  pairs/query",
         ]
         for name, fields in summary["systems"].items():
             means = "  ".join(f"{fields['mean'][measure]:9.4f}" for measure in names)
-            times = (
-                f"  {fields['query_s']['mean'] * 1e3:8.0f}  {fields['pairs_per_s']:7.0f}" if "query_s" in fields else ""
-            )
+            times = _times(fields) if "query_s" in fields else ""
             lines.append(f"{name:{width}}  {means}{times}")
         first = next(iter(self.systems))
         for name, found in self.against_first.items():
             lines += ["", *comparison_lines(found, (first, name))]
         return "\n".join(lines)
+
+
+def _times(fields: Mapping[str, Any]) -> str:
+    milliseconds = fields["query_s"]["mean"] * 1e3
+    return f"  {milliseconds:8.0f}  {fields['pairs_per_s']:7.0f}  {fields['pairs_per_query']:11.0f}"
 
 
 def evaluate_models(
@@ -96,6 +104,7 @@ def evaluate_models(
     first_stage: Run,
     results: Mapping[str, tuple[Mapping[str, Any], Sequence[Reranked]]],
     depth: int | None,
+    cascades: Container[str] = (),
 ) -> ModelsEvaluation:
     """Measure several models on the same first stage.
 
@@ -105,6 +114,7 @@ def evaluate_models(
         first_stage: The candidates.
         results: model -> fields of its `ModelInfo`, and its scores.
         depth: Candidates per query; None for all.
+        cascades: Names of the results that are cascades of the models; the fusion is of the models alone.
     """
     runs = {name: {reranked.query_id: reranked.scores for reranked in found} for name, (_, found) in results.items()}
     first, *others = runs
@@ -116,6 +126,6 @@ def evaluate_models(
             name: System(about, measure(names, collection.qrels, runs[name]), tuple(found))
             for name, (about, found) in results.items()
         },
-        fused=measure(names, collection.qrels, fuse(list(runs.values()))),
+        fused=measure(names, collection.qrels, fuse([run for name, run in runs.items() if name not in cascades])),
         against_first={name: compare(names, collection.qrels, runs[first], runs[name]) for name in others},
     )

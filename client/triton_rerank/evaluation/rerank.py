@@ -11,6 +11,7 @@ from triton_rerank.client import RerankClient
 from triton_rerank.evaluation.collections import Collection
 from triton_rerank.evaluation.journal import Reranked
 from triton_rerank.evaluation.trec import Run, ranked
+from triton_rerank.types import Cascade
 
 
 class Inputs:
@@ -62,6 +63,7 @@ def rerank_queries(
     keep: Callable[[Reranked], object],
     concurrency: int,
     max_length: int | None = None,
+    cascade: Cascade | None = None,
 ) -> dict[str, Reranked]:
     """Score every query's candidates.
 
@@ -73,6 +75,7 @@ def rerank_queries(
         keep: Called in this thread with each query when it completes, in any order.
         concurrency: Queries in flight at once.
         max_length: Tokens of a pair; the server's default if None.
+        cascade: Rank in two stages.
 
     Returns:
         query_id -> scores, in the order of the collection's queries.
@@ -85,11 +88,17 @@ def rerank_queries(
     def one(query_id: str) -> Reranked:
         doc_ids = inputs.candidates(query_id)
         query, texts = inputs.texts(query_id)
-        response = client.rerank(query, texts, max_length=max_length)
-        scores = {doc_ids[result.index]: result.logit for result in response}
-        usage = response.usage
+        response = client.rerank(query, texts, max_length=max_length, cascade=cascade)
+        usage, stages = response.usage, response.stages
         return Reranked(
-            query_id, scores, response.timing.total_s, usage.num_tokens, usage.num_truncated, inputs.digest(query_id)
+            query_id,
+            {doc_ids[r.index]: r.logit if cascade is None else -float(r.rank) for r in response},
+            response.timing.total_s,
+            usage.num_tokens,
+            usage.num_truncated,
+            inputs.digest(query_id),
+            num_pairs=stages[-1].usage.num_pairs if stages else 0,
+            first_s=stages[0].timing.total_s if len(stages) > 1 else 0.0,
         )
 
     results = dict(done)

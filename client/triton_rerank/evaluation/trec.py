@@ -26,8 +26,8 @@ def ranked(scores: Mapping[str, float]) -> list[str]:
     return sorted(scores, key=lambda doc_id: (scores[doc_id], doc_id), reverse=True)
 
 
-def top(scores: Mapping[str, float], depth: int) -> Scores:
-    """The best `depth` documents."""
+def top(scores: Mapping[str, float], depth: int | None) -> Scores:
+    """The best `depth` documents; all of them if None."""
     return {doc_id: scores[doc_id] for doc_id in ranked(scores)[:depth]}
 
 

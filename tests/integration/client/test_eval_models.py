@@ -1,27 +1,17 @@
 """`triton-rerank eval` with a reranker and late interaction in one server, on the same candidates."""
 
 import json
-import shutil
 
 import pytest
 
 from support.small_corpus import SEARCHES, TEXTS
 from triton_rerank.cli.main import main
 from triton_rerank.evaluation.collections import Collection
+from triton_rerank.evaluation.measures import measure
 from triton_rerank.evaluation.pool import pool_of
-from triton_rerank.evaluation.trec import fuse, ranked, read_run
-from triton_rerank_build import EmbeddedServer, export
+from triton_rerank.evaluation.trec import fuse, ranked, read_qrels, read_run
 
 pytestmark = pytest.mark.integration
-
-
-@pytest.fixture(scope="module")
-def both_server(encoder_repository, tmp_path_factory):
-    """A server with both kinds of model, exported from the same tiny checkpoint."""
-    repository = shutil.copytree(encoder_repository, tmp_path_factory.mktemp("both") / "repository")
-    export(str(encoder_repository.parent / "tiny"), repository=repository)
-    with EmbeddedServer(repository) as running:
-        yield running
 
 
 @pytest.fixture
@@ -69,11 +59,58 @@ def test_models_and_their_fusion_on_the_same_candidates(both_server, beir, tmp_p
     assert "first stage has no AP" in capsys.readouterr().err
 
 
+def test_cascades_beside_both_models_alone(both_server, beir, tmp_path, capsys):
+    out = tmp_path / "out"
+    arguments = ["eval", "--url", both_server.grpc_url, "--cascade", "2", "0.5", "99", "--depth", "all"]
+    arguments += ["--beir", str(beir), "--measures", "nDCG@10", "RR@10", "--out", str(out), "--concurrency", "1"]
+    assert main(arguments) == 0
+    table = capsys.readouterr().out
+    systems = json.loads((out / "models.json").read_text())["systems"]
+    models, cascades = ["reranker", "late_interaction"], ["cascade-2", "cascade-0.5", "cascade-99"]
+    assert list(systems) == ["first stage", *models, *cascades, "fused"]
+    everything = len(TEXTS)
+    pairs = [systems[name]["pairs_per_query"] for name in (*models, *cascades)]
+    assert pairs == [everything, everything, 2, -(-everything // 2), everything]
+    second, first, *found = (read_run(out / name / "reranked.trec") for name in (*models, *cascades))
+    for keep, run in zip((2, -(-everything // 2), everything), found, strict=True):
+        for query_id, scores in run.items():
+            kept = ranked(first[query_id])[:keep]
+            best = sorted(kept, key=ranked(second[query_id]).index)
+            assert ranked(scores) == best + ranked(first[query_id])[keep:], keep
+    assert {name for name in systems if systems[name].get("query_s", {}).get("first_stage")} == set(cascades[:2])
+    fused = measure(["nDCG@10"], read_qrels(beir / "qrels.tsv"), fuse([second, first]))
+    assert systems["fused"]["mean"]["nDCG@10"] == fused.mean["nDCG@10"]
+    # Nothing is scored again, and a figure shows quality over time.
+    assert main(arguments) == 0
+    assert capsys.readouterr().out == table
+    figure = tmp_path / "times.svg"
+    assert main(["eval", "--against-time", "--plot", str(figure), str(out / "models.json")]) == 0
+    drawn = figure.read_text()
+    assert all(f"<!-- {name} -->" in drawn for name in (*models, *cascades, "out", "milliseconds of a query"))
+    assert "<!-- fused -->" not in drawn
+
+
+def test_a_figure_of_times_needs_times(tmp_path, capsys):
+    (tmp_path / "result.json").write_text('{"first_stage": {"AP": 1.0}, "model": {"model": "reranker"}}')
+    assert main(["eval", "--against-time", "--plot", str(tmp_path / "a.svg"), str(tmp_path / "result.json")]) == 1
+    assert "not a models.json file of an evaluation, which has times" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("keep", ["0", "-1", "0.0", "1.5", "all"])
+def test_a_cascade_keeps_documents(beir, capsys, keep):
+    with pytest.raises(SystemExit):
+        main(["eval", "--beir", str(beir), "--cascade", keep])
+    assert "argument --cascade: " in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
         (["--model", "reranker", "--model", "reranker"], "--model reranker is given twice"),
         (["--model", "a", "--model", "b", "--baseline", "x"], "--baseline is for one --model"),
+        (["--cascade", "5", "--model", "a", "--model", "b", "--model", "c"], "--cascade is for two models"),
+        (["--cascade", "5", "--compare", "a", "b"], "--cascade has no effect with --compare"),
+        (["--against-time"], "--against-time is an option of --plot"),
         (["--plot", "a.svg"], "--plot takes the figure to write, then"),
     ],
 )
