@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 try:
@@ -28,6 +28,7 @@ from triton_rerank.errors import InvalidRequestError
 from triton_rerank.integrations.clients import Clients, tls_to_dict
 from triton_rerank.integrations.order import OnError, Order, check_on_error, rerank, rerank_async
 from triton_rerank.ranking.validation import (
+    check_cascade,
     check_length,
     check_optional_int,
     check_priority,
@@ -38,7 +39,7 @@ from triton_rerank.ranking.validation import (
     renamed_request_size,
 )
 from triton_rerank.transport.connection import TLS
-from triton_rerank.types import LongDocuments
+from triton_rerank.types import Cascade, LongDocuments
 
 __all__ = ["TritonRanker"]
 
@@ -62,6 +63,8 @@ class TritonRanker:
         min_relevance_score: Leave out documents whose relevance score is below it, before `top_k` is taken.
         long_documents: "truncate" or "chunk": whether a document beyond `max_length` is truncated, or scored in chunks.
         priority: Priority of the requests in the server's queue, 1 the highest; the server's default if None.
+        cascade: Rank in two stages: late interaction orders all documents, and `model` scores the best of them: a
+            number, a share as a float, or a `Cascade`. The result holds those that `model` scored.
         meta_fields_to_embed: Metadata to put before a document's content in what is scored.
         meta_data_separator: What stands between them.
         timeout: Seconds for a whole call, retries included; None for no limit.
@@ -90,6 +93,7 @@ class TritonRanker:
         min_relevance_score: float | None = None,
         long_documents: LongDocuments = "truncate",
         priority: int | None = None,
+        cascade: int | float | Cascade | None = None,
         meta_fields_to_embed: list[str] | None = None,
         meta_data_separator: str = "\n",
         timeout: float | None = 60.0,
@@ -111,6 +115,7 @@ class TritonRanker:
         self.min_relevance_score: float | None = check_relevance_score(min_relevance_score)
         self.long_documents = long_documents
         self.priority: int | None = check_priority(priority)
+        self.cascade: Cascade | None = check_cascade(cascade)
         self.meta_fields_to_embed: list[str] = list(meta_fields_to_embed or [])
         self.meta_data_separator = meta_data_separator
         self.timeout: float | None = check_timeout(timeout)
@@ -179,6 +184,7 @@ class TritonRanker:
             min_relevance_score=self.min_relevance_score,
             long_documents=self.long_documents,
             priority=self.priority,
+            cascade=None if self.cascade is None else asdict(self.cascade),
             meta_fields_to_embed=self.meta_fields_to_embed,
             meta_data_separator=self.meta_data_separator,
             timeout=self.timeout,
@@ -197,6 +203,8 @@ class TritonRanker:
         settings = dict(data.get("init_parameters", {}))
         if isinstance(settings.get("tls"), dict):
             settings["tls"] = TLS(**settings["tls"])
+        if isinstance(settings.get("cascade"), dict):
+            settings["cascade"] = Cascade(**settings["cascade"])
         secrets = settings.get("metadata") or {}
         settings["metadata"] = {key: Secret.from_dict(secret) for key, secret in secrets.items()}
         ranker: TritonRanker = default_from_dict(cls, {**data, "init_parameters": settings})
@@ -229,6 +237,7 @@ class TritonRanker:
             "min_relevance_score": self.min_relevance_score,
             "long_documents": self.long_documents,
             "priority": self.priority,
+            "cascade": self.cascade,
             "timeout": self.timeout,
         }
 

@@ -10,6 +10,7 @@ from typing import Any
 from triton_rerank.cli.values import seconds
 from triton_rerank.client import RerankClient
 from triton_rerank.errors import InvalidRequestError, ModelNotFoundError, RerankError
+from triton_rerank.ranking.cascade import FIRST_STAGE
 from triton_rerank.transport.connection import TLS
 
 ENSEMBLES = ("reranker", "late_interaction")
@@ -111,6 +112,8 @@ def connected(options: argparse.Namespace, *, timeout: float | None = None) -> I
 
 
 def _model_remedy(options: argparse.Namespace, model: str, error: RerankError) -> str | None:
+    if f"{FIRST_STAGE}: " in str(error):
+        return "check --cascade-first, or give --cascade-fallback" if isinstance(error, ModelNotFoundError) else None
     if isinstance(error, ModelNotFoundError):
         problem = ""
     # Triton's and the client's messages for a model that is not an ensemble.

@@ -44,6 +44,8 @@ def print_table(response: RerankResponse) -> None:
     for result in response:
         text = " ".join((result.chunk.text if result.chunk else result.text).split())
         mark = " [truncated]" if result.truncated else ""
+        if result.stage != response.model:  # its score is on another scale
+            mark += f" [{result.stage}]"
         print(f"{result.rank:>4}  {result.relevance_score:>15.4f}  {shorten(text, room - len(mark))}{mark}")
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 
+from triton_rerank.cli import cascade
 from triton_rerank.cli.connection import connected
 from triton_rerank.cli.inputs import Item, read_documents, read_pairs
 from triton_rerank.cli.output import document_fields, print_table, progress_bar
@@ -42,6 +43,7 @@ def add_rerank_arguments(parser: argparse.ArgumentParser) -> None:
     texts = parser.add_mutually_exclusive_group()
     texts.add_argument("--fields", type=_names, metavar="A,B", help="fields of JSON or CSV that make the text")
     texts.add_argument("--template", metavar="TEXT", help='template that makes the text: "{title}: {price}"')
+    cascade.add_arguments(parser)
     _add_scoring_arguments(parser)
     parser.add_argument("--json", action="store_true", help="one JSON object per result, with the document's line")
 
@@ -63,6 +65,7 @@ def _add_scoring_arguments(parser: argparse.ArgumentParser) -> None:
 
 def rerank(options: argparse.Namespace) -> int:
     """Run `rerank`."""
+    stages = cascade.cascade_of(options)
     items = read_documents(options.file)
     option = "--template" if options.template is not None else "--fields"
     text_from = options.template if options.template is not None else options.fields
@@ -78,10 +81,14 @@ def rerank(options: argparse.Namespace) -> int:
                 long_documents=options.long_documents,
                 priority=options.priority,
                 text_from=text_from,
+                cascade=stages,
             )
     if options.json:
         for result in response:
-            print(json.dumps(document_fields(result, items[result.index].line), ensure_ascii=False, default=str))
+            fields = document_fields(result, items[result.index].line)
+            if stages is not None:
+                fields["stage"] = result.stage
+            print(json.dumps(fields, ensure_ascii=False, default=str))
     else:
         print_table(response)
     return 0
@@ -126,6 +133,7 @@ def in_shell_terms(items: Sequence[Item], text_option: str = "--fields or --temp
         message = re.sub(r"\bquery\b(?= is )", "--query", str(error).replace("text_from", text_option))
         for name in ("top_n", "max_length", "min_relevance_score", "long_documents", "priority"):
             message = re.sub(rf"\b{name}\b", "--" + name.replace("_", "-"), message)
+        message = re.sub(r"(?<![-\w])cascade(\.first)?(?![-\w])", _cascade_option, message)
         message = re.sub(r",? or None( for [^;]*)?$", "", message)
         raise type(error)(_INDEX.sub(lambda match: _named(match, items), message)) from error
 
@@ -135,6 +143,10 @@ def _named(match: re.Match[str], items: Sequence[Item]) -> str:
     if index >= len(items):
         return match[0]
     return f"{items[index].where}: {'query' if match['part'] == '0' else 'document'}"
+
+
+def _cascade_option(match: re.Match[str]) -> str:
+    return "--cascade-first" if match[1] else "--cascade"
 
 
 def _names(value: str) -> list[str]:

@@ -16,7 +16,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from triton_rerank.async_client import AsyncRerankClient
-from triton_rerank.errors import RerankError
+from triton_rerank.errors import InvalidRequestError, RerankError
 from triton_rerank.gateway.calls import Calls
 from triton_rerank.gateway.errors import GatewayError, from_client
 from triton_rerank.gateway.metrics import Metrics
@@ -60,9 +60,14 @@ def create_app(client: AsyncRerankClient, settings: Settings | None = None) -> S
     Args:
         client: For the reranker. With `max_retries` of 0 or 1 its retries do not multiply with those of the callers.
         settings: Limits and rules.
+
+    Raises:
+        InvalidRequestError: Both stages of the cascade are the same model.
     """
     settings = settings or Settings()
-    served = Served(client, settings.max_in_flight)
+    if settings.cascade is not None and settings.cascade.first == client.model:
+        raise InvalidRequestError(f"the cascade's first stage is {client.model!r}, the reranker itself; name another")
+    served = Served(client, settings.max_in_flight, settings.cascade)
     metrics = Metrics(served)
 
     @asynccontextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import TypeVar
 
 import msgspec
@@ -21,7 +22,8 @@ from triton_rerank.gateway.record import current
 from triton_rerank.gateway.responses import json_response
 from triton_rerank.gateway.served import Served
 from triton_rerank.gateway.settings import Settings
-from triton_rerank.types import CallOptions, ModelInfo, Timing
+from triton_rerank.ranking.cascade import number_kept
+from triton_rerank.types import CallOptions, Cascade, ModelInfo, Timing
 
 _BodyT = TypeVar("_BodyT", bound=msgspec.Struct)
 _LAST_PRIORITY = 3
@@ -109,6 +111,8 @@ class Calls:
             "timeout": self._settings.timeout,
             "long_documents": self._settings.long_documents,
         }
+        if self._settings.cascade is not None and not search.must_fit:  # a first stage may truncate earlier
+            options["cascade"] = _wide_enough(self._settings.cascade, search)
         if self._settings.caller_limits:
             if search.max_tokens is not None:
                 options["max_length"] = min(search.max_tokens, info.max_length or search.max_tokens)
@@ -120,6 +124,12 @@ class Calls:
 def model_names(info: ModelInfo, settings: Settings) -> list[str]:
     """All names of the served model, its own first."""
     return list(dict.fromkeys([info.checkpoint or info.model, info.model, *settings.model_aliases]))
+
+
+def _wide_enough(cascade: Cascade, search: Search) -> Cascade:
+    """`cascade`, in which the reranker scores every document that the answer may hold."""
+    count = len(search.texts)
+    return replace(cascade, keep=max(number_kept(cascade.keep, count), search.top_n or count))
 
 
 def _priority(given: int | None, info: ModelInfo) -> int | None:

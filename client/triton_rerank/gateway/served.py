@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Coroutine
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from starlette.types import Receive
@@ -17,7 +18,7 @@ from triton_rerank.base import ready_pair
 from triton_rerank.errors import RerankError, ServerOverloadedError
 from triton_rerank.gateway.errors import overloaded, unavailable
 from triton_rerank.gateway.reading import CallerGoneError
-from triton_rerank.types import ModelInfo
+from triton_rerank.types import Cascade, ModelInfo
 
 logger: logging.Logger = logging.getLogger("triton_rerank.gateway")
 
@@ -30,8 +31,10 @@ _PROBE_TIMEOUT_S = 5.0
 class Served:
     """One reranker, and the calls that are in flight to it."""
 
-    def __init__(self, client: AsyncRerankClient, max_in_flight: int) -> None:
+    def __init__(self, client: AsyncRerankClient, max_in_flight: int, cascade: Cascade | None = None) -> None:
         self.client = client
+        # A first stage without a fallback is needed for calls, so the probe goes through it.
+        self._cascade = None if cascade is None or cascade.fallback else replace(cascade, keep=1)
         self.draining = False
         """Whether the gateway is about to stop: it still serves, but is not ready."""
         self.in_flight: int = 0
@@ -81,7 +84,8 @@ class Served:
 
     async def _probe(self) -> bool:
         try:
-            await self.client.score([ready_pair()], timeout=_PROBE_TIMEOUT_S)
+            query, document = ready_pair()
+            await self.client.rerank(query, [document, query], cascade=self._cascade, timeout=_PROBE_TIMEOUT_S)
         except ServerOverloadedError:
             return True
         except RerankError as error:

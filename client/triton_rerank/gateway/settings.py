@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass, field
 
 from triton_rerank.errors import InvalidRequestError
-from triton_rerank.ranking.validation import MAX_DOCUMENTS, check_long_documents
-from triton_rerank.types import LongDocuments
+from triton_rerank.ranking.validation import MAX_DOCUMENTS, check_cascade, check_long_documents
+from triton_rerank.types import Cascade, LongDocuments
 
 MEGABYTE = 1_000_000
 
@@ -40,11 +40,15 @@ class Settings:
     """Seconds for a request's headers, and as many for its body."""
     long_documents: LongDocuments = "truncate"
     """What happens to a document beyond the model's max_length."""
+    cascade: Cascade | None = None
+    """Two stages of a rerank call. The reranker scores at least as many documents as the caller wants results, so that
+    all scores of an answer are on one scale."""
     caller_limits: bool = False
     """Whether callers choose the length: `max_tokens_per_doc` and `max_chunks_per_doc` count then."""
 
     def __post_init__(self) -> None:
         check_long_documents(self.long_documents)
+        check_cascade(self.cascade)
         for name, most in (("max_body", math.inf), ("max_documents", MAX_DOCUMENTS), ("max_in_flight", math.inf)):
             if not 1 <= getattr(self, name) <= most:
                 limit = "" if most == math.inf else f" and {most:,} at most"

@@ -68,7 +68,8 @@ def _is_empty(query: object) -> bool:
 
 
 def _ranked(response: RerankResponse[Any]) -> Order:
-    return [(result.index, result.relevance_score) for result in response]
+    # Frameworks have one score for a document, so those that a cascade scored in its first stage are left out.
+    return [(result.index, result.relevance_score) for result in response if result.stage == response.model]
 
 
 def _unranked(documents: Sequence[Any], options: Mapping[str, Any]) -> Order:

@@ -5,14 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, field_serializer, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    SecretStr,
+    field_serializer,
+    field_validator,
+    model_validator,
+)
 
 from triton_rerank.async_client import AsyncRerankClient
 from triton_rerank.client import RerankClient
 from triton_rerank.integrations.clients import CONNECTION_SETTINGS, Clients, tls_to_dict
 from triton_rerank.integrations.order import OnError
-from triton_rerank.ranking.validation import renamed_request_size
+from triton_rerank.ranking.validation import check_cascade, renamed_request_size
 from triton_rerank.transport.connection import TLS
+from triton_rerank.types import Cascade
 
 Self = TypeVar("Self", bound="RerankSettings")
 
@@ -41,6 +51,9 @@ class RerankSettings(BaseModel):
     """Whether a document beyond `max_length` is truncated, or scored in chunks."""
     priority: int | None = Field(default=None, ge=1)
     """Priority of the requests in the server's queue, 1 the highest; the server's default if None."""
+    cascade: int | float | Cascade | None = None
+    """Rank in two stages: late interaction orders all documents, and `model` scores the best of them: a number, a share
+    as a float, or a `Cascade`. The result holds those that `model` scored."""
     timeout: float | None = Field(default=60.0, gt=0)
     """Seconds for a whole call, retries included; None for no limit."""
     max_retries: int = Field(default=2, ge=0)
@@ -61,6 +74,11 @@ class RerankSettings(BaseModel):
     came in, and a warning in the log ("keep_order"). An invalid request raises its error in both."""
 
     _clients: Clients = PrivateAttr(default_factory=Clients)
+
+    @field_validator("cascade")
+    @classmethod
+    def _checked(cls, cascade: int | float | Cascade | None) -> Cascade | None:
+        return check_cascade(cascade)
 
     @model_validator(mode="before")
     @classmethod
@@ -121,5 +139,6 @@ class RerankSettings(BaseModel):
             "min_relevance_score": self.min_relevance_score,
             "long_documents": self.long_documents,
             "priority": self.priority,
+            "cascade": self.cascade,
             "timeout": self.timeout,
         }

@@ -18,6 +18,9 @@ from triton_rerank.ranking.relevance import Relevance
 from triton_rerank.ranking.rerank import SIGMOID, RerankJob, RerankOptions
 from triton_rerank.types import DocumentT, RerankResult, Stage, Timing, Usage
 
+FIRST_STAGE = "the first stage"
+"""What messages call it."""
+
 
 @dataclass(slots=True)
 class StageJob(Generic[DocumentT]):
@@ -78,7 +81,7 @@ class CascadeJob(Generic[DocumentT]):
         chosen, cascade, count = None, self._options.cascade, len(self._inputs.documents)
         if cascade is not None and (keep := number_kept(cascade.keep, count)) < count:
             first = StageJob(
-                cascade.first, self._first_job(), f"{cascade.first}, the first stage", optional=cascade.fallback
+                cascade.first, self._first_job(), f"{cascade.first}, {FIRST_STAGE}", optional=cascade.fallback
             )
             yield first
             if first.timing is not None:

@@ -17,7 +17,7 @@ from llama_index.core.schema import NodeWithScore, TextNode
 from pydantic import ValidationError
 
 from support.fake_triton import FakeTriton, hang
-from triton_rerank import TLS, InvalidRequestError, RequestTimeoutError, ServerUnavailableError
+from triton_rerank import TLS, Cascade, InvalidRequestError, RequestTimeoutError, ServerUnavailableError
 from triton_rerank import haystack as haystack_adapter
 from triton_rerank import langchain as langchain_adapter
 from triton_rerank import llama_index as llama_index_adapter
@@ -326,3 +326,32 @@ def test_the_old_name_of_pairs_per_request_still_works(adapter, documents, serve
         component = adapter.make(url=server.url, request_size=2)
     assert component.pairs_per_request == 2
     assert adapter.sync(component, documents) == ["3", "2", "1"]
+
+
+async def test_a_cascade_returns_what_the_model_scored(adapter, documents, server):
+    server.first_stage = lambda text: -float(text)  # the opposite order
+    for cascade in (2, 0.5, Cascade(2)):
+        component = adapter.make(url=server.url, cascade=cascade)
+        assert adapter.sync(component, documents) == ["2", "1"]  # 3 is the last of the first stage
+        assert await adapter.awaited(component, documents) == ["2", "1"]
+        await aclose(component)
+    component = adapter.make(url=server.url, cascade=Cascade(2, "colbert", fallback=True))
+    assert adapter.sync(component, documents) == ["3", "2", "1"]
+    component.close()
+
+
+def test_a_cascade_is_serialized(adapter):
+    component = adapter.make(cascade=Cascade(0.25, "colbert", fallback=True))
+    if adapter is Haystack:
+        loaded = adapter.make.from_dict(json.loads(json.dumps(component.to_dict())))
+    elif adapter is LlamaIndex:
+        loaded = adapter.make.from_dict(component.to_dict())
+    else:
+        loaded = adapter.make(**json.loads(component.model_dump_json()))
+    assert loaded.cascade == component.cascade == Cascade(0.25, "colbert", fallback=True)
+
+
+@pytest.mark.parametrize("cascade", [0, -3, 1.5, Cascade(5, first="")])
+def test_a_cascade_is_checked(adapter, cascade):
+    with pytest.raises((ValidationError, InvalidRequestError), match="cascade"):
+        adapter.make(cascade=cascade)

@@ -306,3 +306,55 @@ def test_tables_count_wide_characters_twice():
     assert shorten("abc", 3) == "abc"
     assert shorten("正则化", 6) == "正则化"
     assert shorten("正则化技术", 6) == "正则…"
+
+
+@pytest.fixture
+def cascading(server):
+    server.first_stage = lambda text: -float(text)  # the opposite order
+    return server
+
+
+def test_a_cascade_marks_the_documents_of_its_first_stage(cascading):
+    done = shell("rerank", "-q", "q", "--cascade", "2", stdin="1\n3\n0\n2\n")
+    assert [line.split() for line in done.stdout.splitlines()[1:]] == [
+        ["1", "0.7311", "1"],
+        ["2", "0.5000", "0"],
+        ["3", "0.0000", "2", "[late_interaction]"],
+        ["4", "0.0000", "3", "[late_interaction]"],
+    ]
+    done = shell("rerank", "-q", "q", "--cascade", "0.5", "--json", stdin="1\n3\n0\n2\n")
+    results = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [(result["line"], result["stage"]) for result in results] == [
+        (1, "reranker"),
+        (3, "reranker"),
+        (4, "late_interaction"),
+        (2, "late_interaction"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (["--cascade-first", "colbert"], 1, "--cascade-first has no effect without --cascade; give both"),
+        (["--cascade-fallback"], 1, "--cascade-fallback has no effect without --cascade; give both"),
+        (["--cascade", "0"], 2, "argument --cascade: 0 is not 1 or more"),
+        (["--cascade", "1.5"], 2, "argument --cascade: 1.5 is not between 0 and 1"),
+        (["--cascade", "0.0"], 2, "argument --cascade: 0.0 keeps no document"),
+        (
+            ["--cascade", "1", "--cascade-first", "reranker"],
+            1,
+            "--cascade-first is 'reranker', which is the client's own",
+        ),
+        (["--cascade", "1", "--cascade-first", "x"], 1, "; check --cascade-first, or give --cascade-fallback"),
+    ],
+)
+def test_unusable_cascades(cascading, arguments, status, message):
+    done = shell("rerank", "-q", "q", *arguments, stdin="1\n2\n")
+    assert done.returncode == status
+    assert message in done.stderr
+
+
+def test_a_cascade_falls_back_on_request(cascading):
+    done = shell("rerank", "-q", "q", "--cascade", "1", "--cascade-first", "x", "--cascade-fallback", stdin="1\n2\n")
+    assert [line.split()[2:] for line in done.stdout.splitlines()[1:]] == [["2"], ["1"]]
+    assert done.returncode == 0

@@ -22,6 +22,10 @@ from triton_rerank.cli.main import main
         (["--max-documents", "20000"], {}, 1, "max_documents is 20000; pass 1 or more and 10,000 at most"),
         ([], {"LONG_DOCUMENTS": "both"}, 1, 'long_documents is \'both\'; pass "truncate" or "chunk"'),
         (["--max-retries", "-1"], {}, 1, "max_retries is -1; pass 0 or more"),
+        (["--cascade", "0"], {}, 2, "argument --cascade: 0 is not 1 or more"),
+        ([], {"CASCADE": "2.5"}, 2, "argument --cascade: 2.5 is not between 0 and 1"),
+        ([], {"CASCADE_FIRST": "colbert"}, 1, "--cascade-first has no effect without --cascade"),
+        (["--cascade", "5", "--cascade-first", "reranker"], {}, 1, "the cascade's first stage is 'reranker'"),
         (["--header", "nonsense"], {}, 1, "--header must be 'key: value'"),
     ],
 )
