@@ -34,6 +34,14 @@ def triton_process(server, name):
     return next(process for process in mine if any(name in part for part in process.cmdline()))
 
 
+def cache_metrics(server):
+    """Triton's lines about late interaction's cache: {"hits_total/document": 3, ...}."""
+    with urllib.request.urlopen(server.metrics_url) as answer:
+        lines = re.findall(r"^late_interaction_cache_(\w+)\{(.*)\} (\S+)$", answer.read().decode(), re.M)
+    kinds = [(name, re.search('kind="(\\w+)"', labels), float(value)) for name, labels, value in lines]
+    return {f"{name}/{kind.group(1)}" if kind else name: value for name, kind, value in kinds}
+
+
 def wait_until(condition, timeout_s=120):
     deadline = time.monotonic() + timeout_s
     while not (result := condition()):

@@ -40,12 +40,24 @@ def add_rerank_arguments(parser: argparse.ArgumentParser) -> None:
         default="truncate",
         help="truncate, or score in chunks (%(default)s)",
     )
-    texts = parser.add_mutually_exclusive_group()
-    texts.add_argument("--fields", type=_names, metavar="A,B", help="fields of JSON or CSV that make the text")
-    texts.add_argument("--template", metavar="TEXT", help='template that makes the text: "{title}: {price}"')
+    add_text_arguments(parser)
     cascade.add_arguments(parser)
     _add_scoring_arguments(parser)
     parser.add_argument("--json", action="store_true", help="one JSON object per result, with the document's line")
+
+
+def add_text_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options that make a document's text."""
+    texts = parser.add_mutually_exclusive_group()
+    texts.add_argument("--fields", type=_names, metavar="A,B", help="fields of JSON or CSV that make the text")
+    texts.add_argument("--template", metavar="TEXT", help='template that makes the text: "{title}: {price}"')
+
+
+def chosen_texts(options: argparse.Namespace) -> tuple[str | list[str] | None, str]:
+    """What makes a document's text, None for its field `text`; and the option or options, for messages."""
+    if options.template is not None:
+        return options.template, "--template"
+    return options.fields, "--fields" if options.fields is not None else "--fields or --template"
 
 
 def add_score_arguments(parser: argparse.ArgumentParser) -> None:
@@ -67,10 +79,9 @@ def rerank(options: argparse.Namespace) -> int:
     """Run `rerank`."""
     stages = cascade.cascade_of(options)
     items = read_documents(options.file)
-    option = "--template" if options.template is not None else "--fields"
-    text_from = options.template if options.template is not None else options.fields
-    with in_shell_terms(items, option if text_from is not None else "--fields or --template"):
-        _check_texts(items, text_from, option)
+    text_from, option = chosen_texts(options)
+    with in_shell_terms(items, option):
+        check_texts(items, text_from, option)
         with connected(options) as client:
             response = client.rerank(
                 options.query,
@@ -114,7 +125,7 @@ def score(options: argparse.Namespace) -> int:
     return 0
 
 
-def _check_texts(items: Sequence[Item], text_from: str | list[str] | None, option: str) -> None:
+def check_texts(items: Sequence[Item], text_from: str | list[str] | None, option: str) -> None:
     """Refuse documents without fields, whose text the client would use as it is."""
     if text_from is None:
         return

@@ -1,8 +1,6 @@
 """The vector cache of late interaction: hits, size limit, unchanged scores; a failing request fails alone."""
 
-import re
 import shutil
-import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -15,7 +13,9 @@ from tritonclient.grpc import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
 from support import raw
-from support.monitors import triton_process, wait_until
+from support.deployment import queries
+from support.monitors import cache_metrics, scrape, triton_process, wait_until
+from support.promql import selectors
 from support.texts import DOCUMENTS as TEXTS
 from support.texts import QUERIES as ASKED
 from support.tiny_late import DOCUMENTS, HIDDEN, QUERIES, vocabulary
@@ -50,14 +50,6 @@ def small(small_server):
         yield client
 
 
-def metrics(server):
-    """Triton's lines about the cache: {"hits_total/document": 3, ...}."""
-    with urllib.request.urlopen(server.metrics_url) as answer:
-        lines = re.findall(r"^late_interaction_cache_(\w+)\{(.*)\} (\S+)$", answer.read().decode(), re.M)
-    kinds = [(name, re.search('kind="(\\w+)"', labels), float(value)) for name, labels, value in lines]
-    return {f"{name}/{kind.group(1)}" if kind else name: value for name, kind, value in kinds}
-
-
 def test_any_encoders_scores_are_those_of_plain_transformers(small, encoder_repository):
     source = encoder_repository.parent / "tiny"
     tokenizer = Tokenizer.from_file(str(source / "tokenizer.json"))
@@ -81,13 +73,13 @@ def test_any_encoders_scores_are_those_of_plain_transformers(small, encoder_repo
 def test_what_was_scored_is_not_encoded_again(colbert_server):
     documents = [f"{number} of the mountain" for number in range(40)]
     with RerankClient(colbert_server.grpc_url, "late_interaction") as client:
-        before = metrics(colbert_server)
+        before = cache_metrics(colbert_server)
         first = client.rerank("why is water blue", documents)
-        encoded, after = raw.statistics(colbert_server.grpc_url, "late_encoder"), metrics(colbert_server)
+        encoded, after = raw.statistics(colbert_server.grpc_url, "late_encoder"), cache_metrics(colbert_server)
         again = client.rerank("why is water blue", documents)
         assert raw.statistics(colbert_server.grpc_url, "late_encoder") == encoded
         client.rerank("another query", documents)
-    last = metrics(colbert_server)
+    last = cache_metrics(colbert_server)
     assert after["misses_total/document"] - before["misses_total/document"] == 40
     assert last["misses_total/document"] == after["misses_total/document"]
     assert last["hits_total/document"] - after["hits_total/document"] == 80
@@ -95,6 +87,13 @@ def test_what_was_scored_is_not_encoded_again(colbert_server):
     assert again.results == first.results
     # The cache holds fp16 vectors: 32 for the query, and those of each document.
     assert after["bytes"] - before["bytes"] > 40 * 5 * 16 * 2
+
+
+def test_every_series_that_the_dashboard_reads_is_exported(colbert_server):
+    names = {name for _, expression in queries() for name, _ in selectors(expression)}
+    read = {name for name in names if name.startswith("late_interaction_")}
+    assert len(read) > 5
+    assert read <= {name for name, _, _ in scrape(colbert_server)}
 
 
 def test_a_text_cached_at_one_length_is_not_taken_for_another(colbert_server):
@@ -122,7 +121,7 @@ def test_known_texts_do_not_wait_for_the_encoder(colbert_repository):
         encoder = triton_process(server, "late_encoder_0_0")
         encoder.suspend()
         waiting = pool.submit(client.rerank, "why", ["new"])
-        wait_until(lambda: metrics(server)["misses_total/document"] >= 9)
+        wait_until(lambda: cache_metrics(server)["misses_total/document"] >= 9)
         assert client.rerank("why", known).results == expected
         assert not waiting.done()
         encoder.resume()
@@ -137,12 +136,12 @@ def test_a_full_cache_under_concurrent_callers(small, small_server):
         documents = NUMBERED[start : start + 24] + NUMBERED[:24]
         scored = small.score([(query, text) for text in documents], normalize=False)
         assert np.abs(np.array(scored[24:]) - alone[query]).max() < 1e-2
-        return metrics(small_server)["bytes"]
+        return cache_metrics(small_server)["bytes"]
 
     with ThreadPoolExecutor(8) as pool:
         sizes = list(pool.map(call, range(48)))
     assert 0 < max(sizes) <= LIMIT_BYTES
-    assert metrics(small_server)["evictions_total"] > 100
+    assert cache_metrics(small_server)["evictions_total"] > 100
 
 
 def test_a_callers_timeout_reaches_the_scorer(colbert_server):

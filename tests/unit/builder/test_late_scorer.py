@@ -45,6 +45,21 @@ def test_the_score_is_that_of_plain_loops(monkeypatch, block):
         assert cosine == pytest.approx(expected, abs=1e-6)
 
 
+@pytest.mark.parametrize("dim", [3, 128, 1024])
+def test_int8_vectors_take_half_the_memory_and_are_off_by_half_a_step(dim):
+    generator = np.random.default_rng(8)
+    vectors = np.concatenate([unit_vectors(generator, 50, dim), np.zeros((1, dim), np.float16)])
+    small = max_sim.int8_vectors(vectors.astype(np.float32))
+    assert small.nbytes == len(vectors) * (dim + 2)
+    found = max_sim.dot_products(np.eye(dim, dtype=np.float32), small).T
+    step = np.abs(vectors).max(axis=1, keepdims=True).astype(np.float32) / 127
+    # Half a step, and what fp16 takes from the scale over 127 steps.
+    assert (np.abs(found - vectors) <= 0.57 * step + 1e-5).all()
+    query = unit_vectors(generator, 5, dim)
+    exact, rounded = (max_sim.mean_best_cosines(query, [v[:20], v[20:]]) for v in (vectors, small))
+    assert 0 < np.abs(exact - rounded).max() < 0.01
+
+
 def test_what_has_no_vectors_has_the_lowest_score_and_a_query_without_them_none():
     vectors = unit_vectors(np.random.default_rng(6), 3)
     none = vectors[:0]

@@ -30,7 +30,9 @@ def test_every_metric_that_panels_and_rules_read_is_recorded():
     read = {name for expression in expressions for name, _ in selectors(expression)}
     own = {name for name in read if ":" in name}
     assert own <= RECORDED
-    assert all(name.startswith(("nv_", "rerank_")) or name in {"up", "ALERTS"} for name in read - own)
+    assert all(
+        name.startswith(("nv_", "rerank_", "late_interaction_")) or name in {"up", "ALERTS"} for name in read - own
+    )
 
 
 def test_every_alert_says_what_to_do():

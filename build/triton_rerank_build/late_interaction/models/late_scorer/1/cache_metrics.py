@@ -1,5 +1,7 @@
 """The cache's metrics, beside Triton's own on the metrics port."""
 
+import time
+
 import triton_python_backend_utils as pb_utils
 
 COUNTERS = {
@@ -21,6 +23,12 @@ class CacheMetrics:
         }
         (self._evictions,) = self._metrics(model, "evictions_total", "Texts dropped for lack of room", counter)
         (self._bytes,) = self._metrics(model, "bytes", "Memory of cached vectors", gauge)
+        (self._limit,) = self._metrics(model, "limit_bytes", "Memory that cached vectors may take", gauge)
+        (self._restored,) = self._metrics(model, "restored_total", "Texts taken from the snapshot", counter)
+        (self._snapshot,) = self._metrics(model, "snapshot_bytes", "Size of the snapshot", gauge)
+        (self._saved,) = self._metrics(
+            model, "snapshot_timestamp_seconds", "Unix time of the last write of the snapshot", gauge
+        )
 
     def _metrics(self, model, name, description, kind, labels=({},)):
         family = pb_utils.MetricFamily(f"late_interaction_cache_{name}", description, kind)
@@ -38,3 +46,18 @@ class CacheMetrics:
         if evicted:
             self._evictions.increment(evicted)
         self._bytes.set(size)
+
+    def limit(self, size):
+        """Show the cache's limit."""
+        self._limit.set(size)
+
+    def restored(self, count, size, snapshot_bytes):
+        """Show that `count` texts were read from a snapshot into the cache, which now takes `size` bytes."""
+        self._restored.increment(count)
+        self._bytes.set(size)
+        self._snapshot.set(snapshot_bytes)
+
+    def written(self, snapshot_bytes):
+        """Show that the snapshot was written."""
+        self._snapshot.set(snapshot_bytes)
+        self._saved.set(time.time())

@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
+from max_sim import int8_vectors
 from micro_batch_cuts import cut_by_cost, padded_length
 from text_pairs import EXPIRED, LONGEST_TIMEOUT_US
 from text_rows import ATTENDED, SCORED
@@ -57,6 +58,9 @@ class VectorEncoder:
         self.model, self.max_rows = parameters["encoder_model"], max_rows
         self.batch_tokens = int(parameters["encoder_batch_tokens"])
         self.max_requests = int(parameters["encoder_requests"])
+        self.vector_type = parameters["vector_type"]
+        if self.vector_type not in ("fp16", "int8"):
+            raise pb_utils.TritonModelException(f"vector_type must be fp16 or int8, got {self.vector_type!r}")
 
     def encode(self, texts):
         """Encode texts whose requests have not expired.
@@ -114,10 +118,13 @@ class VectorEncoder:
         return vectors.reshape(*ids.shape, self.dim)
 
     def encoded(self, text, vectors):
-        """A text with those of its vectors that are scored, as fp16; an EncoderError if one is not finite."""
-        scored = vectors[: len(text.ids)][text.roles >= SCORED].astype(np.float16)
-        if np.isfinite(scored).all():
-            return Encoded(scored, len(text.ids), text.truncated)
+        """A text with those of its vectors that are scored, rounded; an EncoderError if one is not finite."""
+        scored = vectors[: len(text.ids)][text.roles >= SCORED]
+        # Queries stay fp16: they are few.
+        small = self.vector_type == "int8" and text.side.kind == "document" and len(scored)
+        rounded = scored.astype(np.float16)
+        if np.isfinite(rounded).all():
+            return Encoded(int8_vectors(scored) if small else rounded, len(text.ids), text.truncated)
         message = f"a {text.side.kind} vector contains NaN or infinity; an fp16 model may overflow"
         return EncoderError(f"{self.model}: {message}")
 

@@ -4,14 +4,15 @@ Runs inside Triton's Python stub, with the other files of its folder; `export` c
 of the model `tokenizer`, and micro_batch_cuts.py of the backend `rerank_openvino`. Needs only `numpy` and `tokenizers`.
 
 The logit is the mean, over the query's scored vectors, of the largest dot product with one of the document's scored
-vectors, times `logit_scale`. `late_encoder` computes the vectors, once for each text: the cache keeps them as fp16,
-under a digest of the text and its token limit, up to `cache_bytes`. New vectors are rounded to fp16 before they are
-scored, so a score does not depend on whether its vectors were cached.
+vectors, times `logit_scale`. `late_encoder` computes the vectors, once for each text: the cache keeps them, as
+`vector_type`, under a digest of the text and its token limit, up to `cache_bytes`. New vectors are rounded to that type
+before they are scored, so a score does not depend on whether its vectors were cached.
 
 A request whose texts are all cached is answered at once, without tokenizing them. The others wait for a worker: one
 encodes for requests that lack only queries, the other for those that lack documents.
 """
 
+import hashlib
 import json
 import threading
 import traceback
@@ -23,6 +24,7 @@ from cache_metrics import CacheMetrics
 from calls import Call, Lane
 from encoding import EncoderError, VectorEncoder
 from max_sim import mean_best_cosines
+from snapshot import Snapshot, SnapshotKeeper
 from text_pairs import TextEncoder, failure, read_requests
 from text_rows import Limits, Side
 from tokenizers import Tokenizer
@@ -33,23 +35,34 @@ class TritonPythonModel:
     """Triton's entry points."""
 
     def initialize(self, args):
-        """Read the settings; the cache is empty at the start."""
+        """Read the settings; the cache is empty, or is filled from its snapshot in the background."""
         config = json.loads(args["model_config"])
         parameters = {name: value["string_value"] for name, value in config["parameters"].items()}
         folder = Path(args["model_repository"]) / args["model_version"]
-        facts = read_manifest(folder / "manifest.json")
+        facts, manifest_digest = read_manifest(folder / "manifest.json")
         settings = facts["settings"]
         self.query = Side("query", settings["query"])
         self.document = Side("document", settings["document"], settings["unscored_ids"])
         self.limits = Limits(self.query, self.document, int(parameters["default_max_length"]))
         facts |= {"max_length": self.document.max_length, "default_max_length": self.limits.default_max_length}
-        self.info = json.dumps(facts, ensure_ascii=False).encode()
+        self.facts = facts
         tokenizer = TextEncoder(Tokenizer.from_file(str(folder / "tokenizer.json")))
         self.encoder = VectorEncoder(tokenizer, settings, parameters, config["max_batch_size"])
         self.logit_scale = float(parameters["logit_scale"])
         self.cache = VectorCache(int(parameters["cache_bytes"]))
         self.metrics = CacheMetrics(args["model_name"])
+        self.metrics.limit(self.cache.limit_bytes)
+        self.keeper = None
+        if path := parameters["cache_snapshot"]:
+            settings = {"manifest": manifest_digest, "vector_type": self.encoder.vector_type}
+            self.keeper = self.keep_snapshot(Snapshot(folder / path, settings), parameters)
         self.start_workers()
+
+    def keep_snapshot(self, snapshot, parameters):
+        """Fill the cache from the snapshot in the background, and write the snapshot from time to time."""
+        interval_s = float(parameters["cache_snapshot_interval_s"])
+        log = pb_utils.Logger
+        return SnapshotKeeper(snapshot, self.cache, interval_s, self.metrics, log.log_info, log.log_warn)
 
     def start_workers(self):
         """Start a worker for calls that lack only queries, and one for those that lack documents."""
@@ -71,10 +84,19 @@ class TritonPythonModel:
                 flags = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
                 request.get_response_sender().send(response, flags=flags)
 
+    def finalize(self):
+        """Answer the calls that were taken, write the snapshot, and stop."""
+        for lane in (self.query_lane, self.document_lane):
+            lane.close()
+        for worker in self.workers:
+            worker.join()
+        if self.keeper is not None:
+            self.keeper.stop()
+
     def take(self, call):
         """Answer a call, or put it into the lane where it waits."""
         if call.pairs.requested == {"model_info"}:
-            call.send(call.pairs.response({}, self.info))
+            self.respond(call, {})
             return
         self.look_up(call)
         if call.complete:
@@ -83,6 +105,10 @@ class TritonPythonModel:
             self.query_lane.add(call)
         else:
             self.document_lane.add(call)
+
+    def info(self):
+        """The output `model_info`, JSON: the builder's manifest, the limits that hold here, the state of the cache."""
+        return json.dumps(self.facts | {"cache": self.cache.describe()}, ensure_ascii=False).encode()
 
     def look_up(self, call):
         """Find texts of a call in the cache."""
@@ -129,14 +155,19 @@ class TritonPythonModel:
     def answer(self, call):
         """Send a call's scores, the error of one of its texts, or that its time is over."""
         if call.pairs.expired:
-            call.send(call.pairs.response({}, self.info))
+            self.respond(call, {})
             return
         queries, documents = ([call.found[key] for key in keys] for keys in (call.queries, call.documents))
         error = next((entry for entry in queries + documents if isinstance(entry, EncoderError)), None)
         if error is not None:
             call.send(failure(str(error), error.code))
             return
-        call.send(call.pairs.response(self.tensors(queries, documents), self.info))
+        self.respond(call, self.tensors(queries, documents))
+
+    def respond(self, call, tensors):
+        """Send those of `tensors` that the call asks for, or that its time is over."""
+        info = self.info() if "model_info" in call.pairs.requested else None
+        call.send(call.pairs.response(tensors, info))
 
     def tensors(self, queries, documents):
         """The output tensors of the pairs of `queries` and `documents`."""
@@ -162,7 +193,8 @@ def cosines(queries, documents):
 
 
 def read_manifest(path):
-    """The builder's manifest, or an error that names the command that writes it."""
+    """The builder's manifest and its digest, or an error that names the command that writes it."""
     if not path.exists():
         raise pb_utils.TritonModelException(f"{path} is missing: run `triton-rerank-build export CHECKPOINT`")
-    return json.loads(path.read_text(encoding="utf-8"))
+    content = path.read_bytes()
+    return json.loads(content), hashlib.sha256(content).hexdigest()

@@ -11,7 +11,7 @@ class Encoded:
     """What is known of a text once it is encoded.
 
     Attributes:
-        vectors: Of the tokens that are scored, [num_vectors, dim] float16.
+        vectors: Of the tokens that are scored, [num_vectors, dim] float16, or as `int8_vectors` makes them.
         num_tokens: Of its row, special tokens included.
         truncated: Whether the row lacks some of the text.
     """
@@ -28,10 +28,16 @@ class Encoded:
 
 
 class VectorCache:
-    """Encoded texts by key, least recently used first; never more bytes than `limit_bytes`. Shared by threads."""
+    """Encoded texts by key, least recently used first; never more bytes than `limit_bytes`. Shared by threads.
+
+    Attributes:
+        encoded: Entries that `put` has kept so far.
+        evicted: Entries that it has evicted so far.
+    """
 
     def __init__(self, limit_bytes):
         self.limit_bytes, self.bytes = limit_bytes, 0
+        self.encoded = self.evicted = 0
         self._entries = OrderedDict()
         self._lock = threading.Lock()
 
@@ -56,4 +62,42 @@ class VectorCache:
                     evicted += 1
                 self._entries[key] = entry
                 self.bytes += entry.bytes
+                self.encoded += 1
+            self.evicted += evicted
         return evicted
+
+    def restore(self, entries):
+        """Keep entries of an earlier cache, as if they had been used before all that are here.
+
+        Args:
+            entries: {key: Encoded}, least recently used first.
+
+        Returns:
+            The number of entries kept: the most recently used that fit.
+        """
+        kept = 0
+        with self._lock:
+            for key, entry in reversed(entries.items()):
+                if self.bytes + entry.bytes > self.limit_bytes:
+                    break
+                if key not in self._entries:
+                    self._entries[key] = entry
+                    self._entries.move_to_end(key, last=False)
+                    self.bytes += entry.bytes
+                    kept += 1
+        return kept
+
+    def entries(self):
+        """All entries, {key: Encoded}, least recently used first."""
+        with self._lock:
+            return dict(self._entries)
+
+    def describe(self):
+        """Its state in a few numbers."""
+        return {
+            "texts": len(self._entries),
+            "bytes": self.bytes,
+            "limit_bytes": self.limit_bytes,
+            "encoded": self.encoded,
+            "evicted": self.evicted,
+        }
