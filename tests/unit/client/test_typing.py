@@ -8,7 +8,7 @@ from support import ROOT
 
 HEADER = """
 from collections.abc import Mapping
-from triton_rerank import AsyncRerankClient, CallOptions, Document, RerankClient, RerankError, RerankResponse
+from triton_rerank import AsyncRerankClient, CallOptions, Cascade, Document, RerankClient, RerankError, RerankResponse
 
 client = RerankClient()
 products: list[dict[str, str]] = []
@@ -21,6 +21,8 @@ sku: str = response[0].document["sku"]
 first_two: RerankResponse[dict[str, str]] = response[:2]
 text: str = client.rerank("q", ["a", "b"])[0].document.upper()
 passage: str | None = client.rerank("q", [Document("a")])[0].document.id
+stages: list[str] = [stage.model for stage in client.rerank("q", ["a"], cascade=0.1).stages]
+client.rerank("q", ["a"], cascade=Cascade(20, first="colbert", fallback=True))
 many: list[RerankResponse[str]] = client.rerank_many([("q", ["a"])], top_n=1, concurrency=2)
 
 def show(anything: RerankResponse) -> int:
@@ -36,6 +38,7 @@ BAD = [
     ('client.rerank("q", products, topn=5)', 'Unexpected keyword argument "topn"'),
     ('client.rerank("q", products, top_n="5")', 'Argument "top_n" to "rerank"'),
     ('client.rerank("q", products, long_documents="split")', 'Argument "long_documents" to "rerank"'),
+    ('client.rerank("q", products, cascade="20")', 'Argument "cascade" to "rerank"'),
     ('client.rerank("q", [3])', '"DocumentT"'),
     ('client.rerank("q", ["a"])[0].document["sku"]', "Invalid index type"),
 ]
