@@ -27,7 +27,9 @@ def repository(colbert_repository, tmp_path):
         line = f'"{name}"  value: {{ string_value: "{old}" }}'
         assert text.count(line) == 1
         text = text.replace(line, line.replace(f'"{old}" }}', f'"{new}" }}'))
-    config.write_text(text)
+    # A config of an earlier release lacks parameters, which have defaults.
+    kept = [line for line in text.splitlines() if "encoder_requests" not in line and "snapshot_interval" not in line]
+    config.write_text("\n".join(kept))
     return repository
 
 

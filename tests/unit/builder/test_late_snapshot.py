@@ -112,11 +112,11 @@ def test_what_is_restored_is_older_than_what_is_there_and_never_more_than_fits(m
     *_, last, longest = entries.values()
     cache = vector_cache.VectorCache(new.bytes + last.bytes + longest.bytes)
     cache.put({b"new": new})
-    assert cache.restore(entries) == 2  # the last two, which were used most recently
+    assert cache.restore(entries) == (2, 2)  # the last two, which were used most recently
     *_, third, fourth = entries
     assert list(cache.entries()) == [third, fourth, b"new"]
     assert (cache.bytes, cache.evicted, cache.encoded) == (cache.limit_bytes, 0, 1)
-    assert cache.restore(entries) == 0
+    assert cache.restore(entries) == (0, 2)
 
 
 class Recorder:

@@ -57,8 +57,8 @@ class VectorEncoder:
         self.max_length = max(settings[kind]["max_length"] for kind in ("query", "document"))
         self.model, self.max_rows = parameters["encoder_model"], max_rows
         self.batch_tokens = int(parameters["encoder_batch_tokens"])
-        self.max_requests = int(parameters["encoder_requests"])
-        self.vector_type = parameters["vector_type"]
+        self.max_requests = int(parameters.get("encoder_requests", 4))
+        self.vector_type = parameters.get("vector_type", "fp16")
         if self.vector_type not in ("fp16", "int8"):
             raise pb_utils.TritonModelException(f"vector_type must be fp16 or int8, got {self.vector_type!r}")
 

@@ -53,14 +53,14 @@ class TritonPythonModel:
         self.metrics = CacheMetrics(args["model_name"])
         self.metrics.limit(self.cache.limit_bytes)
         self.keeper = None
-        if path := parameters["cache_snapshot"]:
+        if path := parameters.get("cache_snapshot"):
             settings = {"manifest": manifest_digest, "vector_type": self.encoder.vector_type}
             self.keeper = self.keep_snapshot(Snapshot(folder / path, settings), parameters)
         self.start_workers()
 
     def keep_snapshot(self, snapshot, parameters):
         """Fill the cache from the snapshot in the background, and write the snapshot from time to time."""
-        interval_s = float(parameters["cache_snapshot_interval_s"])
+        interval_s = float(parameters.get("cache_snapshot_interval_s", 600))
         log = pb_utils.Logger
         return SnapshotKeeper(snapshot, self.cache, interval_s, self.metrics, log.log_info, log.log_warn)
 

@@ -152,11 +152,11 @@ class SnapshotKeeper:
             return
         if not entries:
             return
-        kept = self._cache.restore(entries)
-        self._metrics.restored(kept, self._cache.bytes, size)
-        left_out = f"; {len(entries) - kept} more do not fit" if kept < len(entries) else ""
+        taken, too_many = self._cache.restore(entries)
+        self._metrics.restored(taken, self._cache.bytes, size)
+        left_out = f"; {too_many} more do not fit" if too_many else ""
         seconds = time.monotonic() - start
-        self._log_info(f"{self._snapshot.path}: {kept} texts are cached again after {seconds:.1f} s{left_out}")
+        self._log_info(f"{self._snapshot.path}: {taken} texts are cached again after {seconds:.1f} s{left_out}")
 
     def _write(self):
         encoded = self._cache.encoded

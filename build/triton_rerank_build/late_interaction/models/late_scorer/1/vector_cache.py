@@ -73,19 +73,20 @@ class VectorCache:
             entries: {key: Encoded}, least recently used first.
 
         Returns:
-            The number of entries kept: the most recently used that fit.
+            The number of entries taken, the most recently used that fit, and of those that do not fit.
         """
-        kept = 0
+        taken = seen = 0
         with self._lock:
             for key, entry in reversed(entries.items()):
-                if self.bytes + entry.bytes > self.limit_bytes:
-                    break
                 if key not in self._entries:
+                    if self.bytes + entry.bytes > self.limit_bytes:
+                        break
                     self._entries[key] = entry
                     self._entries.move_to_end(key, last=False)
                     self.bytes += entry.bytes
-                    kept += 1
-        return kept
+                    taken += 1
+                seen += 1
+        return taken, len(entries) - seen
 
     def entries(self):
         """All entries, {key: Encoded}, least recently used first."""
