@@ -35,7 +35,7 @@ if folder.name == "1":
     sys.path.append(str(folder.parent))
 model = importlib.import_module("1.model" if folder.name == "1" else "model")
 assert {"initialize", "execute"} <= set(vars(model.TritonPythonModel))
-files = [getattr(module, "__file__", None) for module in sys.modules.values()]
+files = [getattr(module, "__file__", None) for module in list(sys.modules.values())]  # OpenVINO imports in a thread
 print(*sorted(pathlib.Path(file).name for file in files if file and pathlib.Path(file).parent == folder))
 """
 
