@@ -1,5 +1,6 @@
 """The snapshot of late interaction's cache, without Triton: what is written is read, what is damaged is refused."""
 
+import stat
 import sys
 
 import numpy as np
@@ -59,6 +60,7 @@ def test_what_is_written_is_read_in_the_same_order(modules, written, entries):
     found, size = written.read()
     assert fields(found) == fields(entries)
     assert size == written.path.stat().st_size
+    assert stat.filemode(written.path.stat().st_mode) == "-rw-------"
     assert [path.name for path in written.path.parent.iterdir()] == ["cache.snapshot"]
     assert written.write({}) < size
     assert written.read()[0] == {}
@@ -95,6 +97,7 @@ def test_a_file_of_another_model_is_refused(modules, written, other):
 
 def test_a_file_that_cannot_be_written_stays_as_it_was(modules, written, entries, monkeypatch):
     snapshot, _ = modules
+    written.path.with_name("cache.snapshot.tmp").write_bytes(b"of a server that was killed while it wrote")
 
     def full_disk(_):
         raise OSError(28, "No space left on device")

@@ -12,6 +12,7 @@ A request whose texts are all cached is answered at once, without tokenizing the
 encodes for requests that lack only queries, the other for those that lack documents.
 """
 
+import contextlib
 import hashlib
 import json
 import threading
@@ -78,7 +79,9 @@ class TritonPythonModel:
         """
         responses, valid = read_requests(requests, self.limits)
         for index, pairs in valid:
-            self.take(Call(pairs, requests[index].get_response_sender(), self.query, self.document))
+            call = Call(pairs, requests[index].get_response_sender(), self.query, self.document)
+            with failing([call]):
+                self.take(call)
         for request, response in zip(requests, responses, strict=True):
             if response is not None:
                 flags = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
@@ -119,12 +122,8 @@ class TritonPythonModel:
     def work(self, lane):
         """Encode and answer the calls of a lane until it is closed and empty."""
         while calls := lane.take():
-            try:
+            with failing(calls):
                 self.encode_and_answer(calls)
-            except Exception as error:  # noqa: BLE001 - these calls fail, the worker goes on
-                pb_utils.Logger.log_error(traceback.format_exc())
-                for call in calls:
-                    call.send(failure(f"the texts can't be encoded: {error!r}", pb_utils.TritonError.INTERNAL))
 
     def encode_and_answer(self, calls):
         """Encode what `calls` lack, and answer each of them as soon as it is complete."""
@@ -179,6 +178,17 @@ class TritonPythonModel:
             "num_tokens": np.array(num_tokens, np.int32)[:, None],
             "truncated": np.array(truncated, bool)[:, None],
         }
+
+
+@contextlib.contextmanager
+def failing(calls):
+    """Answer what is left of `calls` with an unexpected error of the block; the model lives on."""
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001 - such as too little memory
+        pb_utils.Logger.log_error(traceback.format_exc())
+        for call in calls:
+            call.send(failure(f"the texts can't be scored: {error!r}", pb_utils.TritonError.INTERNAL))
 
 
 def cosines(queries, documents):

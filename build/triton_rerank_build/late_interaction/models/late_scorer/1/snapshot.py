@@ -50,9 +50,12 @@ class Snapshot:
         for row, (key, entry) in enumerate(entries.items()):
             vectors = entry.vectors
             table[row] = (key, entry.num_tokens, entry.truncated, vectors.dtype == np.float16, *vectors.shape)
-        temporary = self.path.with_name(f"{self.path.name}.{os.getpid()}.tmp")
+        # One name, so that a killed server leaves one such file at most.
+        temporary = self.path.with_name(f"{self.path.name}.tmp")
         digest = hashlib.sha256()
         try:
+            temporary.unlink(missing_ok=True)
+            temporary.touch(mode=0o600)  # vectors tell much of their texts
             with temporary.open("wb") as file:
                 for part in (self.header, np.int64(len(table)), table, *(entry.vectors for entry in entries.values())):
                     digest.update(part)
