@@ -19,7 +19,7 @@ OUTPUT_NAME = "logits"
 OPSET = 18
 IR_VERSION = 8
 # Part of the manifest. Raise it when the same checkpoint gives another graph, so that `export` replaces older ones.
-EXPORTER_VERSION = 3
+EXPORTER_VERSION = 4
 # The operator that computes the packed graph's attention on a GPU, and the domain of its definition for CPUs.
 ATTENTION_OPERATOR = "PackedMultiHeadAttention"
 ATTENTION_DOMAIN = "com.microsoft"

@@ -12,7 +12,8 @@ from triton_rerank_build.graphs.onnx import export_onnx, load_model
 from triton_rerank_build.parity.compare import Batch
 
 # The tokenizer has 600 pieces, the first of which are special.
-_PAD_ID, _FIRST_PIECE, _PIECES = 1, 6, 500
+_PAD_ID = 1
+FIRST_PIECE, PIECES = 6, 500
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,7 @@ def rows(rng: np.random.Generator, lengths: list[int]) -> Batch:
     """One request of rows of random tokens, padded to its longest row."""
     longest = max(lengths)
     inside = np.arange(longest)[None, :] < np.array(lengths)[:, None]
-    ids = np.where(inside, rng.integers(_FIRST_PIECE, _PIECES, inside.shape), _PAD_ID)
+    ids = np.where(inside, rng.integers(FIRST_PIECE, PIECES, inside.shape), _PAD_ID)
     return Batch(f"{len(lengths)} x {longest}", ids.astype(np.int32), inside.astype(np.int32))
 
 

@@ -10,19 +10,21 @@ from pathlib import Path
 
 import numpy as np
 
+from gpu.networks import FIRST_PIECE, PIECES
 from triton_rerank_build.parity.compare import Batch
 from triton_rerank_build.parity.packed import join
 
 CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
+# Of config.pbtxt.
+CUDA_OPTIONS = {"arena_extend_strategy": "kSameAsRequested", "enable_skip_layer_norm_strict_mode": "1"}
 
 
-def open_session(graph, provider, cuda=None, **options):
+def open_session(graph, provider, **options):
     """A session as config.pbtxt opens it.
 
     Args:
         graph: The file.
         provider: ONNX Runtime's.
-        cuda: Further options of the CUDA provider.
         options: Of the session.
 
     Raises:
@@ -35,7 +37,7 @@ def open_session(graph, provider, cuda=None, **options):
         setattr(settings, name, value)
     # The optimized graph, where one is saved, leaves its weights in another file.
     settings.add_session_config_entry("session.optimized_model_external_initializers_file_name", "optimized.data")
-    chosen = (CUDA, {"arena_extend_strategy": "kSameAsRequested"} | (cuda or {})) if provider == CUDA else CPU
+    chosen = (CUDA, CUDA_OPTIONS) if provider == CUDA else CPU
     session = onnxruntime.InferenceSession(str(graph), settings, providers=[chosen])
     if session.get_providers()[0] != provider:
         raise RuntimeError(f"{provider} did not start; ONNX Runtime has {onnxruntime.get_available_providers()}")
@@ -68,7 +70,7 @@ def logits(settings):
     options = {}
     if optimized := settings.get("optimized"):
         options["optimized_model_filepath"] = optimized
-    session = open_session(settings["graph"], settings["provider"], settings.get("cuda"), **options)
+    session = open_session(settings["graph"], settings["provider"], **options)
     inputs = np.load(settings["batches"])
     found = {}
     for name in settings["names"]:
@@ -97,7 +99,7 @@ def kernels(settings):
     """Milliseconds of each CUDA kernel in one run of the packed graph, by name, the longest first."""
     from torch.profiler import ProfilerActivity, profile
 
-    session = open_session(settings["graph"], settings["provider"], settings.get("cuda"))
+    session = open_session(settings["graph"], settings["provider"])
     found = {}
     for name, lengths in settings["workloads"].items():
         feed = full_rows(lengths)
@@ -111,16 +113,17 @@ def kernels(settings):
 
 
 def full_rows(lengths):
-    """Inputs of the packed graph, a request a row."""
-    rows = [np.full((1, length), 7, np.int32) for length in lengths]
+    """Inputs of the packed graph, a request a row, of random tokens: speed depends on what is multiplied."""
+    rng = np.random.default_rng(3)
+    rows = [rng.integers(FIRST_PIECE, PIECES, (1, length), np.int32) for length in lengths]
     return join([Batch("row", ids, np.ones_like(ids)) for ids in rows])
 
 
 def main():
-    from gpu import peers, speed, variants
+    from gpu import limits, peers, speed
 
     every = (device, logits, memory, kernels, speed.packed, speed.padded, peers.sentence_transformers, peers.varlen)
-    every += (variants.write_variant,)
+    every += (limits.noise, limits.largest, limits.instances)
     jobs = {job.__name__: job for job in every}
     job, settings, result = sys.argv[1:]
     answer = jobs[job](json.loads(Path(settings).read_text(encoding="utf-8")))

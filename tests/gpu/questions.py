@@ -13,7 +13,6 @@ import tempfile
 import time
 import traceback
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -23,9 +22,8 @@ from gpu.networks import NETWORKS, check_batches, make_network, workloads
 from gpu.probe import CPU, CUDA
 from gpu.report import NOT_ON_A_CPU, Answer, bars, write_report
 from gpu.runs import Run
-from gpu.variants import VARIANTS, differences
 from triton_rerank_build.contract import PADDED_FILE, REFERENCE_FILE
-from triton_rerank_build.graphs.memory import batch_bytes, weight_bytes
+from triton_rerank_build.graphs.memory import batch_bytes, most_tokens, weight_bytes
 from triton_rerank_build.parity.compare import TOLERANCE, count_swapped
 from triton_rerank_build.parity.packed import join
 
@@ -190,36 +188,12 @@ def attempt(run, job, **settings):
         return {}, f"{job}: {error}"
 
 
-# Strict: SkipLayerNormalization sums in fp32, whatever its inputs are.
-CANDIDATES = (
-    ("folded", "folded", {}),
-    ("fp16", "fp16", {}),
-    ("fp16, strict LayerNorm", "fp16", {"enable_skip_layer_norm_strict_mode": "1"}),
-)
-
-
-def variants(run):
-    figures = {}
-    for label, name, cuda in CANDIDATES:
-        run.variants[name].result()
-        graph = run.folder / name / run.graph.name
-        result, _ = run.probe(
-            "logits", graph=graph, batches=run.folder / "batches.npz", names=list(run.expected), cuda=cuda
-        )
-        figures |= {f"{label}: {key}": value for key, value in differences(result["logits"], run.expected).items()}
-        settings = {"most_rows": run.network.most_rows, "tokens": run.network.tokens, "rows_per_call": ()}
-        found, _ = run.probe("packed", graph=graph, workloads=workloads(run.network), cuda=cuda, **settings)
-        figures |= {f"{label}: {key}, ms": seconds * 1000 for key, seconds in found["seconds"].items()}
-        figures |= kernel_figures(run, graph, label, cuda)
-    return Answer(7, "measured" if run.on_gpu else NOT_ON_A_CPU, figures, "Compare with the times of question 6.")
-
-
-def kernel_figures(run, graph, label, cuda=None, most=16):
+def kernel_figures(run, graph, label, most=16):
     """The kernels that take longest for one call of documents."""
     if not run.on_gpu:
         return {}
     calls = {name: workloads(run.network)[name] for name in ("documents", "one pair")}
-    result, note = attempt(run, "kernels", graph=graph, workloads=calls, cuda=cuda)
+    result, note = attempt(run, "kernels", graph=graph, workloads=calls)
     if note:
         return {f"{label}: kernels": note}
     figures = {}
@@ -230,7 +204,27 @@ def kernel_figures(run, graph, label, cuda=None, most=16):
     return figures
 
 
-ASKED = (flash_attention, logits, fusions, copies, peaks, speeds, variants)
+def edges(run):
+    network, figures = run.network, {}
+    moved, _ = run.probe("noise", graph=run.graph, lengths=workloads(network)["documents of mixed lengths"])
+    figures |= {f"a row's logit alone and beside others: {name}": value for name, value in moved.items()}
+    most = most_tokens(network.shape.intermediate_size) if run.on_gpu else network.most_rows * network.longest
+    batches = {"largest batch": (network.most_rows, min(network.longest, most // network.most_rows))}
+    if run.on_gpu:
+        rows, tokens = batches["largest batch"]
+        batches["beyond it"] = (rows + rows // 8, tokens)
+    right = True
+    for name, (rows, tokens) in batches.items():
+        found, note = attempt(run, "largest", graph=run.graph, rows=rows, tokens=tokens)
+        figures[f"{name}, {rows} x {tokens}"] = note or found
+        right &= name == "beyond it" or (bool(found) and found["worst"] <= TOLERANCE["fp16"])
+    settings = {"most_rows": network.most_rows, "tokens": network.tokens, "seconds": ARRIVAL_SECONDS[run.key]}
+    rates, _ = run.probe("instances", graph=run.graph, **settings)
+    figures |= {f"full batches, {count} at once, rows/s": rate for count, rate in rates["rows_per_s"].items()}
+    return Answer(7, ("yes" if right else "no") if run.on_gpu else NOT_ON_A_CPU, figures)
+
+
+ASKED = (flash_attention, logits, fusions, copies, peaks, speeds, edges)
 
 
 def ask(run, stem, facts):
@@ -269,11 +263,7 @@ def main():
         run.checkpoint, run.graphs = make_network(run.network, run.folder)
         facts["seconds to make the graphs"] = round(time.monotonic() - started, 1)
         print(f"graphs made ({facts['seconds to make the graphs']} s)", flush=True)
-        with ThreadPoolExecutor() as pool:
-            for name in VARIANTS:  # meanwhile the first questions are asked
-                settings = {"name": name, "checkpoint": run.checkpoint, "folder": run.folder / name}
-                run.variants[name] = pool.submit(run.probe, "write_variant", **settings)
-            answers = ask(run, options.stem, facts)
+        answers = ask(run, options.stem, facts)
     verdicts = " ".join(f"q{answer.number}={answer.verdict.replace(' ', '_')}" for answer in answers)
     print(f"RESULT {verdicts} seconds={time.monotonic() - started:.0f}")
     return any(answer.verdict in ("no", "failed") for answer in answers)

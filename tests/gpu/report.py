@@ -13,7 +13,7 @@ QUESTIONS = (
     "Does ONNX Runtime copy integers alone between host and card?",
     "Is the peak of memory what build's arithmetic says?",
     "How fast is it, beside the padded graph and sentence-transformers on the same card?",
-    "What do folded biases give, and fp16 throughout?",
+    "Is the largest batch computed right, and what do two instances give?",
 )
 
 # Milliseconds of 100 documents of 180 tokens, and of one pair, by a word in the card's name.

@@ -6,7 +6,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -37,7 +36,6 @@ class Run:
     gpu: str | None = None
     checkpoint: Path | None = None
     graphs: Path | None = None
-    variants: dict[str, Future] = field(default_factory=dict)
     printed: str = ""
     found: dict[str, list[float]] = field(default_factory=dict)
     expected: dict[str, np.ndarray] = field(default_factory=dict)

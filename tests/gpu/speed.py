@@ -5,6 +5,7 @@ from functools import partial
 
 import numpy as np
 
+from gpu.networks import FIRST_PIECE, PIECES
 from gpu.probe import full_rows, open_session
 
 MOST_RUNS, MOST_SECONDS = 30, 1.5
@@ -12,7 +13,7 @@ MOST_RUNS, MOST_SECONDS = 30, 1.5
 
 def packed(settings):
     """Times of the packed graph, and its latencies under Poisson arrivals at 80 % of its own offline rate."""
-    session = open_session(settings["graph"], settings["provider"], settings.get("cuda"))
+    session = open_session(settings["graph"], settings["provider"])
     calls = {name: partial(session.run, None, full_rows(lengths)) for name, lengths in settings["workloads"].items()}
     times = {name: median_seconds(call) for name, call in calls.items()}
     most_rows, tokens = settings["most_rows"], settings["tokens"]
@@ -45,7 +46,8 @@ def padded(settings):
 def rectangle(lengths):
     """Inputs of a padded network."""
     mask = (np.arange(max(lengths))[None, :] < np.array(lengths)[:, None]).astype(np.int32)
-    return {"input_ids": np.where(mask, 7, 1).astype(np.int32), "attention_mask": mask}
+    ids = np.random.default_rng(3).integers(FIRST_PIECE, PIECES, mask.shape, np.int32)
+    return {"input_ids": np.where(mask, ids, 1).astype(np.int32), "attention_mask": mask}
 
 
 def median_seconds(call):

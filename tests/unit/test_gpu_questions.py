@@ -75,9 +75,9 @@ def test_copies_of_floats_are_told_from_those_of_integers(run, copied, verdict):
 
 @pytest.mark.parametrize(("share", "verdict"), [(0.9, "yes"), (1.3, "no")])
 def test_peaks_are_held_to_the_arithmetic(run, monkeypatch, share, verdict):
-    # 42 bytes per token and unit of width: build/README.md.
+    # 30 bytes per token and unit of width: build/README.md.
     def probe(job, rows, tokens, **settings):
-        return {"batch_bytes": share * 42 * 1024 * rows * tokens, "all_bytes": 0, "first_run_s": 1.0}, ""
+        return {"batch_bytes": share * 30 * 1024 * rows * tokens, "all_bytes": 0, "first_run_s": 1.0}, ""
 
     monkeypatch.setattr(run, "probe", probe)
     answer = questions.peaks(run)
@@ -85,11 +85,23 @@ def test_peaks_are_held_to_the_arithmetic(run, monkeypatch, share, verdict):
     assert answer.figures["48 x 8192: taken, of computed"] == pytest.approx(share)
 
 
-def test_the_variant_is_held_to_the_logits_of_the_reference(run, monkeypatch):
-    run.expected = {"ragged": np.array([0.5, -1.0])}
-    results = {"logits": {"logits": {"ragged": [0.5, -1.25]}}, "packed": {"seconds": {"one pair": 0.002}}}
-    monkeypatch.setattr(run, "probe", lambda job, **settings: (results.get(job, {}), ""))
-    assert questions.all_fp16(run).figures == {"ragged: worst difference": 0.25, "one pair, ms": 2.0}
+@pytest.mark.parametrize(
+    ("worst", "beyond", "verdict"), [(0.01, 9.0, "yes"), (0.03, 0.0, "no"), (float("inf"), 0, "no")]
+)
+def test_the_largest_batch_is_held_to_its_rows_alone(run, monkeypatch, worst, beyond, verdict):
+    asked = []
+
+    def probe(job, **settings):
+        if job == "largest":
+            asked.append((settings["rows"], settings["tokens"]))
+            return {"worst": worst if len(asked) == 1 else beyond}, ""
+        return {"noise": {"worst": 1e-3}, "instances": {"rows_per_s": {"1": 3000.0, "2": 3600.0}}}[job], ""
+
+    monkeypatch.setattr(run, "probe", probe)
+    assert questions.edges(run).verdict == verdict
+    # 2^31 elements of the widest tensor, 4,096 a token: 128 rows of 4,095 tokens are just below.
+    assert asked == [(128, 4095), (144, 4095)]
+    assert 128 * 4095 * 4096 < 2**31 < 144 * 4095 * 4096
 
 
 def test_bars_depend_on_the_card():

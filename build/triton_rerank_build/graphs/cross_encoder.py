@@ -9,8 +9,10 @@ differs from transformers' own forward, and why:
   -inf in fp16 and turns a row that is all padding into NaN.
 - The last layer computes the first token's row alone, since the classifier reads nothing else: exact, and 3
   to 8 % less work.
-- At fp16 the residual sums, LayerNorm, softmax and the classifier stay in fp32; only matrix products and what
-  lies between two of them are fp16.
+- Two biases of each layer are gone, exactly. A key's bias adds the same to all scores of a query, and softmax ignores
+  that. A value's bias is added whole to what a token attends to, since the weights sum to 1: the next bias takes it up.
+- At fp16 the padded graph keeps residual sums, LayerNorm, softmax and the classifier in fp32; only matrix products and
+  what lies between two of them are fp16. What `packed` does differs.
 """
 
 import math
@@ -53,30 +55,32 @@ class Projection(nn.Module):
     Transpose of a large constant for every runtime to fold at load time.
     """
 
-    def __init__(self, linear: nn.Linear, dtype: torch.dtype) -> None:
+    def __init__(self, linear: nn.Linear, dtype: torch.dtype, *, bias: bool = True) -> None:
         super().__init__()
         self.weight = _own(linear.weight.t(), dtype)
-        self.bias = _own(linear.bias, dtype)
+        self.bias = _own(linear.bias, dtype) if bias else None
         # The original is consumed, so that only one copy of the weights is ever held.
         del linear.weight
 
     def forward(self, hidden: Tensor) -> Tensor:
         """[..., in] -> [..., out]."""
-        return torch.matmul(hidden, self.weight) + self.bias
+        product = torch.matmul(hidden, self.weight)
+        return product if self.bias is None else product + self.bias
 
 
 class Norm(nn.Module):
-    """LayerNorm, always computed in fp32."""
+    """LayerNorm, in the type of what it normalizes; its mean and deviation are always computed in fp32."""
 
-    def __init__(self, norm: nn.LayerNorm) -> None:
+    def __init__(self, norm: nn.LayerNorm, dtype: torch.dtype) -> None:
         super().__init__()
-        self.weight = _own(norm.weight, torch.float32)
-        self.bias = _own(norm.bias, torch.float32)
+        self.weight = _own(norm.weight, dtype)
+        self.bias = _own(norm.bias, dtype)
         self.eps = norm.eps
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """[..., hidden] fp32 -> the same shape, fp32."""
-        return functional.layer_norm(hidden, self.weight.shape, self.weight, self.bias, self.eps)
+        """[..., hidden] -> the same shape and type."""
+        weight, bias = self.weight.to(hidden.dtype), self.bias.to(hidden.dtype)
+        return functional.layer_norm(hidden, weight.shape, weight, bias, self.eps)
 
 
 class Embeddings(nn.Module):
@@ -95,7 +99,7 @@ class Embeddings(nn.Module):
         self.position = embeddings.position_embeddings.to(dtype)
         types = embeddings.token_type_embeddings.weight
         self.types = _own(types[:2] if token_types else types[0], dtype)
-        self.norm = Norm(embeddings.LayerNorm)
+        self.norm = Norm(embeddings.LayerNorm, torch.float32)
         self.token_types = token_types
         self.pad_token_id = config.pad_token_id
         self.counts_from_pad = config.model_type != "bert"
@@ -133,19 +137,20 @@ class Layer(nn.Module):
 
     def __init__(self, layer: HfModule, num_heads: int, dtype: torch.dtype) -> None:
         super().__init__()
-        attention = layer.attention.self
+        attention, mixed = layer.attention.self, layer.attention.output
+        mixed.dense.bias = nn.Parameter(mixed.dense(attention.value.bias))
         self.num_heads = num_heads
         self.dtype = dtype
         self.query = Projection(attention.query, dtype)
-        self.key = Projection(attention.key, dtype)
-        self.value = Projection(attention.value, dtype)
-        self.attention_out = Projection(layer.attention.output.dense, dtype)
-        self.attention_norm = Norm(layer.attention.output.LayerNorm)
+        self.key = Projection(attention.key, dtype, bias=False)
+        self.value = Projection(attention.value, dtype, bias=False)
+        self.attention_out = Projection(mixed.dense, dtype)
+        self.attention_norm = Norm(mixed.LayerNorm, dtype)
         self.wide = Projection(layer.intermediate.dense, dtype)
         activation = layer.intermediate.intermediate_act_fn
         self.activation = gelu if isinstance(activation, GELUActivation) else activation
         self.wide_out = Projection(layer.output.dense, dtype)
-        self.wide_norm = Norm(layer.output.LayerNorm)
+        self.wide_norm = Norm(layer.output.LayerNorm, dtype)
 
     def forward(self, rows: Tensor, context: Tensor, bias: Tensor) -> Tensor:
         """Update `rows` by what they attend to in `context`.
@@ -164,15 +169,15 @@ class Layer(nn.Module):
         """The layer after its attention.
 
         Args:
-            rows: [..., hidden] fp32, the state before the layer.
+            rows: [..., hidden], the state before the layer, in the type that residual sums are computed in.
             attended: [..., hidden], what each row attends to, before the projection that mixes the heads.
 
         Returns:
-            [..., hidden] fp32.
+            [..., hidden], in the type of `rows`.
         """
-        rows = self.attention_norm(self.attention_out(attended).float() + rows)
+        rows = self.attention_norm(self.attention_out(attended).to(rows.dtype) + rows)
         widened = self.activation(self.wide(rows.to(self.dtype)))
-        updated: Tensor = self.wide_norm(self.wide_out(widened).float() + rows)
+        updated: Tensor = self.wide_norm(self.wide_out(widened).to(rows.dtype) + rows)
         return updated
 
     def _attend(self, rows: Tensor, context: Tensor, bias: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
 """GPU memory of the largest batch that the configs allow, and the largest batch that the kernels count.
 
-Computed from the tensors of the exported graphs at fp16, run node by node as ONNX Runtime does. On a CPU in fp32 the
-packed graph's peak is within 20 % of the same arithmetic (loadtest/benchmarks/batch_memory.py). Not counted: half a
-gigabyte of CUDA, and the allocator's reserve.
+Computed from the tensors of the exported graphs at fp16, run node by node as ONNX Runtime does. On an H100 the packed
+graph takes 1.00 of it at 65,536 and at 393,216 tokens (docs/benchmarks/2026-11-26-gpu.md). Not counted: half a gigabyte
+of CUDA, and the allocator's reserve.
 """
 
 from dataclasses import dataclass
@@ -48,12 +48,12 @@ def batch_bytes(shape: Shape, num_tokens: int, element_bytes: int = _FP16) -> in
     Args:
         shape: Of the model.
         num_tokens: Of all rows, without padding.
-        element_bytes: Of matrix products; 4 at fp32.
+        element_bytes: Of a number; 4 at fp32.
     """
-    # State in fp32; query, key and value.
-    attention = num_tokens * shape.hidden_size * (_FP32 + 3 * element_bytes)
-    # Gelu's input, an intermediate and its output; the sum in fp32 before and after LayerNorm.
-    feed_forward = num_tokens * (shape.intermediate_size * 3 * element_bytes + shape.hidden_size * 2 * _FP32)
+    # State; query, key and value; what each token attends to.
+    attention = num_tokens * shape.hidden_size * 5 * element_bytes
+    # Gelu's input and output; the projection behind it and the new state.
+    feed_forward = num_tokens * (shape.intermediate_size * 2 + shape.hidden_size * 2) * element_bytes
     return attention + feed_forward
 
 
@@ -61,7 +61,9 @@ def padded_batch_bytes(shape: Shape, num_pairs: int, length: int) -> int:
     """Activations of a batch [num_pairs, length] in the padded graph, where nothing fuses the attention."""
     # A score is the product in fp16, the same in fp32, and that plus the mask, in which the softmax works in place.
     scores = num_pairs * length * length * shape.num_heads * (_FP16 + 2 * _FP32)
-    return scores + batch_bytes(shape, num_pairs * length)
+    # State in fp32; query, key and value. Gelu's input, an intermediate, its output; the sum in fp32 around LayerNorm.
+    layer = shape.hidden_size * (3 * _FP32 + 3 * _FP16) + shape.intermediate_size * 3 * _FP16
+    return scores + num_pairs * length * layer
 
 
 def weight_bytes(shape: Shape) -> int:

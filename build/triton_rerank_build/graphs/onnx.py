@@ -27,9 +27,8 @@ if TYPE_CHECKING:
     from torch.nn import Module
 
     from triton_rerank_build.graphs.cross_encoder import HfModule, RerankGraph
-
-# onnx_ir.save writes tensors up to this size into the graph's own file.
-_MOST_BYTES_IN_GRAPH = 256
+# Of a tensor that the packed graph has for itself: a vector of 8,192 numbers in fp16.
+_MOST_OWN_BYTES = 2**14
 
 
 def load_model(checkpoint: Checkpoint) -> "HfModule":
@@ -130,20 +129,23 @@ def write_packed(graph: "RerankGraph", path: Path, *, weights_of: Path) -> None:
     elements, num_pairs = {0: torch.export.Dim("num_elements")}, {0: torch.export.Dim("num_pairs")}
     row_length = torch.tensor([[5], [3], [8]], dtype=torch.int32)
     example = torch.ones(int(row_length.sum()), dtype=torch.int32)
+    packed = PackedGraph(graph).eval()
     model = _trace(
-        PackedGraph(graph).eval(),
+        packed,
         (example, example.clone(), row_length),
         PACKED_INPUT_NAMES,
         OUTPUT_NAME,
         (elements, elements, num_pairs),
     )
     written = onnx_ir.load(weights_of).graph.initializers
+    parameters = dict(packed.named_parameters())
     for name, value in model.graph.initializers.items():
-        # The same object in PyTorch has the same name. `save` writes small tensors into the graph itself.
-        shared = written[name].const_value if name in written else None
+        # The same parameter has the same name, which says nothing of the exporter's own constants. What is small, and
+        # LayerNorm's vectors in fp16, which this graph alone has, `save` writes into the graph itself.
+        shared = written[name].const_value if name in written and name in parameters else None
         if isinstance(shared, onnx_ir.ExternalTensor):
             value.const_value = shared
-        elif value.const_value is not None and value.const_value.nbytes > _MOST_BYTES_IN_GRAPH:
+        elif value.const_value is not None and value.const_value.nbytes > _MOST_OWN_BYTES:
             raise BuildError(f"the padded graph has no weights {name}, which the packed graph needs")
     onnx_ir.save(model, path)
     _drop_weights(model)

@@ -158,8 +158,8 @@ def test_every_value_is_explained():
 # What the comments say of memory, for bge-reranker-v2-m3 at fp16: (file, in its words, bytes).
 WEIGHTS = weight_bytes(V2_M3)
 STATED = [
-    ("config.pbtxt", "4.0 GB for 65,536 tokens", WEIGHTS + batch_bytes(V2_M3, 65_536)),
-    ("config.pbtxt", "23.7 GB for the most tokens of a batch", WEIGHTS + batch_bytes(V2_M3, most_tokens(4096))),
+    ("config.pbtxt", "3.1 GB for 65,536 tokens", WEIGHTS + batch_bytes(V2_M3, 65_536)),
+    ("config.pbtxt", "17.2 GB for the most tokens of a batch", WEIGHTS + batch_bytes(V2_M3, most_tokens(4096))),
     ("configs/tensorrt.pbtxt", "28.2 GB with one", WEIGHTS + padded_batch_bytes(V2_M3, 128, 1024)),
     ("configs/tensorrt.pbtxt", "55.4 GB with two", WEIGHTS + 2 * padded_batch_bytes(V2_M3, 128, 1024)),
 ]

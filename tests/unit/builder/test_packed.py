@@ -13,12 +13,13 @@ from torch.nn import functional
 from transformers import AutoModelForSequenceClassification
 
 from support.packed_attention import standard_attention
-from support.tiny_models import FAMILIES, LIMIT
+from support.tiny_models import FAMILIES, LIMIT, tiny_checkpoint
 from triton_rerank_build import ParityError
 from triton_rerank_build.checkpoints.resolve import resolve_checkpoint
 from triton_rerank_build.contract import ATTENTION_DOMAIN, ATTENTION_OPERATOR, REFERENCE_DOMAIN
-from triton_rerank_build.graphs.onnx import load_model
+from triton_rerank_build.graphs.onnx import export_onnx, load_model
 from triton_rerank_build.graphs.reference import attention_by_rows, to_reference
+from triton_rerank_build.graphs.rows import template_layout
 from triton_rerank_build.graphs.tokenizer import load_tokenizer
 from triton_rerank_build.parity.compare import PADDING, Batch, make_batches, reference_logits
 from triton_rerank_build.parity.packed import join, joined_batches, prove_packed
@@ -217,3 +218,25 @@ def test_a_graph_that_mixes_rows_is_refused(proof, tmp_path):
     onnx.save(model, str(tmp_path / "model.reference.onnx"))
     with pytest.raises(ParityError, match="logits differ from PyTorch by"):
         prove_packed(tmp_path / "model.onnx", batches, expected, "fp16")
+
+
+def test_a_wide_network_shares_its_matrices_and_keeps_vectors_of_its_own(tmp_path):
+    # As wide as a published one: vectors of 32 numbers are too small for onnx_ir to write them into a file of weights.
+    checkpoint = tiny_checkpoint(
+        tmp_path / "wide", "xlm-roberta", hidden_size=384, num_hidden_layers=1, initializer_range=0.05
+    )
+    source, graphs = resolve_checkpoint(str(checkpoint)), tmp_path / "graphs"
+    graphs.mkdir()
+    tokenizer, model = load_tokenizer(source), load_model(source)
+    batches = make_batches(tokenizer, LIMIT, template_layout(tokenizer, model.config.pad_token_id, token_types=False))
+    expected = reference_logits(model, batches)
+    path = export_onnx(model, graphs, precision="fp16", max_length=LIMIT, token_types=False)
+
+    assert prove_packed(path, batches, expected, "fp16").worst_difference < 2e-2
+    packed, padded = (
+        {each.name: each for each in load(file).graph.initializer} for file in (path, graphs / "model.padded.onnx")
+    )
+    for name, tensor in packed.items():
+        if len(tensor.dims) > 1 and tensor.dims[1] > 1:
+            assert tensor.external_data == padded[name].external_data
+    assert path.stat().st_size < 50_000
