@@ -23,13 +23,15 @@ def stages(before: Path, after: Path, num_documents: int, rounds: int = 15) -> N
         rounds: Repetitions; the median counts.
     """
     old = module(before / "late_scorer/1", "model")
-    score = module(after / "late_scorer/1", "max_sim").mean_best_cosines
+    max_sim = module(after / "late_scorer/1", "max_sim")
+    score = max_sim.mean_best_cosines
     cache = module(after / "late_scorer/1", "vector_cache")
     rows = module(after / "late_scorer/1", "text_rows")
     generator = np.random.default_rng(3)
     documents = [unit_vectors(generator, VECTORS) for _ in range(num_documents)]
     query = unit_vectors(generator, QUERY_VECTORS)
     requests = [documents[start : start + BATCH] for start in range(0, num_documents, BATCH)]
+    small = [[max_sim.int8_vectors(vectors) for vectors in request] for request in requests]
     cells = [f"document {number} ".encode() * 50 for number in range(num_documents)]
     settings = {"prefix": "", "before": [0], "after": [1], "max_length": 512, "fill_id": None, "special_scored": True}
     side = rows.Side("document", settings)
@@ -40,6 +42,7 @@ def stages(before: Path, after: Path, num_documents: int, rounds: int = 15) -> N
         {
             "scores before": lambda: [old.mean_best_cosines(query, request) for request in requests],
             "scores after": lambda: [score(query, request) for request in requests],
+            "scores after, int8": lambda: [score(query, request) for request in small],
             "the matrix product alone": lambda: query.astype(np.float32) @ joined.T,
             "keys and look-up after": lambda: known.get([side.key(cell, 512) for cell in cells]),
         },
