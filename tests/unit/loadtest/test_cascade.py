@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks.cascade import Round, loss, result
+from benchmarks.cascade import Pass, Round, loss, result
 
 
 def summary(largest, **ndcg):
@@ -16,7 +16,11 @@ def test_the_loss_is_that_of_the_cascade_for_as_many_candidates(largest, points)
 
 
 def test_the_line_holds_median_ratios_and_the_largest_loss():
-    slow, fast = Round(reranker_s=10, new_s=9, known_s=2, late_s=1), Round(10, 9, 1, 1)
-    line = result({1000: [slow, fast, fast], 100: [slow]}, {"a": -0.5, "b": 0.25})
-    assert line == "RESULT time_ratio_1000=0.100 ndcg_loss_max=0.25 time_ratio_100=0.200"
-    assert "ndcg_loss_max=nan" in result({1000: [slow], 100: [slow]}, {})
+    def one(known_s):
+        return Round(Pass(10, 20, 500), Pass(9, 18, 90), Pass(known_s, known_s, 90), Pass(1, 1, 500))
+
+    line = result({1000: [one(2), one(1), one(1)], 100: [one(2)]}, {"a": -0.5, "b": 0.25})
+    assert line == (
+        "RESULT time_ratio_1000=0.100 ndcg_loss_max=0.25 time_ratio_100=0.200 cpu_ratio_1000=0.050 cpu_ratio_100=0.100"
+    )
+    assert "ndcg_loss_max=nan" in result({1000: [one(2)], 100: [one(2)]}, {})
