@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from triton_rerank_build.late_interaction.settings import LateOptions
+    from triton_rerank_build.parity.record import Parity
     from triton_rerank_build.repository.manifest import Manifest
 
 _DESCRIPTION = """\
@@ -114,6 +115,10 @@ def _late_options(args: argparse.Namespace) -> "LateOptions | None":
     return options if args.late_interaction or options != LateOptions() else None
 
 
+def _effect(proof: "Parity") -> str:
+    return "" if proof.score_change is None else f", {proof.score_change:.1e} of a relevance_score,"
+
+
 def summary(manifest: "Manifest", repository: str) -> str:
     """The installed files and the next command."""
     from triton_rerank_build.support.progress import format_bytes
@@ -122,7 +127,7 @@ def summary(manifest: "Manifest", repository: str) -> str:
     proof = manifest.packed or manifest.parity
     lines = [
         f"{manifest.checkpoint} {manifest.precision}, up to {manifest.max_length} tokens; worst difference "
-        f"from PyTorch {proof.worst_difference:.1e}{order} over {proof.num_pairs} rows"
+        f"from PyTorch {proof.worst_difference:.1e}{order}{_effect(proof)} over {proof.num_pairs} rows"
     ]
     if manifest.packed is not None:
         lines.append(

@@ -187,8 +187,9 @@ def compare(
     want, got = np.concatenate(expected).ravel(), np.concatenate(found).ravel()
     if swapped := count_swapped(want, got, tolerance):
         raise ParityError(f"{swapped} of {len(want) * (len(want) - 1) // 2} pairwise orderings differ")
+    effect = effect_on_texts(batches, expected, found)
     longest = max(batch.input_ids.shape[1] for batch in batches)
-    return Parity(worst, worst_batch, tolerance, len(want), longest, kendall_tau(want, got))
+    return Parity(worst, worst_batch, tolerance, len(want), longest, kendall_tau(want, got), *effect)
 
 
 def compare_ranking(
@@ -223,7 +224,24 @@ def compare_ranking(
             f"({batches[index].name}), tolerance {tolerance:.3g}"
         )
     longest = max(batch.input_ids.shape[1] for batch in batches)
-    return Parity(differences[index], batches[index].name, tolerance, len(want), longest, tau)
+    effect = effect_on_texts(batches, expected, found)
+    return Parity(differences[index], batches[index].name, tolerance, len(want), longest, tau, *effect)
+
+
+def effect_on_texts(
+    batches: Sequence[Batch],
+    expected: Sequence[npt.NDArray[np.float32]],
+    found: Sequence[npt.NDArray[np.float32]],
+) -> tuple[float, float]:
+    """`Parity.score_change` and `Parity.reordered_margin`: what a user sees of the differences, over whole texts."""
+    rows = [row for row in zip(batches, expected, found, strict=True) if row[0].of_texts]
+    if not rows:
+        return 0.0, 0.0
+    want, got = (np.concatenate([row[index] for row in rows]).ravel().astype(np.float64) for index in (1, 2))
+    scores = [1 / (1 + np.exp(-logits)) for logits in (want, got)]
+    margins = want[:, None] - want[None, :]
+    reordered = margins[(margins > 0) & (got[:, None] < got[None, :])]
+    return float(np.abs(scores[1] - scores[0]).max()), float(reordered.max(initial=0.0))
 
 
 def _difference(batch: Batch, want: npt.NDArray[np.float32], got: npt.NDArray[np.float32]) -> float:

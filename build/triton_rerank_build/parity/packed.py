@@ -97,7 +97,8 @@ def prove_packed(
     for batch in joined:
         for index in batch.requests:
             request = batches[index]
-            rows.append(Batch(f"{batch.name}: {request.name}", request.input_ids, request.attention_mask))
+            name = f"{batch.name}: {request.name}"
+            rows.append(Batch(name, request.input_ids, request.attention_mask, request.of_texts))
             wanted.append(expected[index])
     return compare(rows, wanted, list(chain.from_iterable(found)), TOLERANCE[precision])
 

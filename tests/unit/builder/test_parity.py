@@ -105,6 +105,22 @@ def test_a_change_of_order_within_the_tolerance_of_each_logit_fails():
         compare([batch], [want], [got], 0.011)
 
 
+def test_what_a_user_sees_of_a_difference_is_recorded_over_whole_texts_alone():
+    def rows(of_texts):
+        ids = np.ones((3, 1), np.int32)
+        return Batch("rows", ids, ids, of_texts)
+
+    want = [np.array([[0.0], [1e-3], [4.0]], np.float32)] * 2
+    # Of the texts the first two change places; of the other rows the third moves by as much as it may.
+    got = [np.array([[5e-3], [4e-3], [4.0]], np.float32), np.array([[0.0], [1e-3], [4.02]], np.float32)]
+    parity = compare([rows(True), rows(False)], want, got, 0.021)
+    assert parity.score_change == pytest.approx(1 / (1 + np.exp(-5e-3)) - 0.5, rel=1e-4)
+    assert parity.reordered_margin == pytest.approx(1e-3, rel=1e-4)
+    assert parity.worst_difference == pytest.approx(0.02, rel=1e-3)
+    # A graph that keeps the order has no margin.
+    assert compare([rows(True)], want[:1], want[:1], 0.02).reordered_margin == 0
+
+
 def test_a_wrong_shape_or_type_fails():
     batch = Batch("one pair", *(np.zeros((1, 3), np.int32) for _ in range(2)))
     want = np.zeros((1, 1), np.float32)

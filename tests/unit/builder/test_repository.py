@@ -12,6 +12,7 @@ import pytest
 
 from support.tiny_models import tiny_checkpoint
 from triton_rerank_build import EmbeddedServer, RepositoryError, export, exporter, verify
+from triton_rerank_build.contract import EXPORTER_VERSION
 from triton_rerank_build.repository.install import exclusive, install, measure, staging
 from triton_rerank_build.repository.layout import (
     ARTEFACTS,
@@ -176,7 +177,11 @@ def test_a_full_disk_names_the_folder(built, tmp_path):
 
 def as_written_by_release_0_1_0(repository):
     """That release wrote the first digits of a digest of its source into `exporter`."""
-    text = (repository / MANIFESTS[0]).read_text().replace('"exporter": 3,', '"exporter": "e086b3063e393d4a",')
+    text = (
+        (repository / MANIFESTS[0])
+        .read_text()
+        .replace(f'"exporter": {EXPORTER_VERSION},', '"exporter": "e086b3063e393d4a",')
+    )
     assert "e086b3063e393d4a" in text
     for path in MANIFESTS:
         (repository / path).write_text(text)
@@ -193,8 +198,8 @@ def test_an_installation_of_release_0_1_0_stays_valid(built, repository, monkeyp
     assert {path: time for path, time in times(repository).items() if path in before} == before
     assert "e086b3063e393d4a" in (repository / MANIFESTS[0]).read_text()
 
-    assert export(str(built[0]), repository=repository).exporter == 3
-    assert verify(repository).exporter == 3
+    assert export(str(built[0]), repository=repository).exporter == EXPORTER_VERSION
+    assert verify(repository).exporter == EXPORTER_VERSION
 
 
 @pytest.mark.slow
