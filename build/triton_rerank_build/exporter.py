@@ -8,7 +8,7 @@ from triton_rerank_build.checkpoints.resolve import DEMO, Checkpoint, resolve_ch
 from triton_rerank_build.contract import EXPORTER_VERSION, IR_VERSION, MODEL_FILE, OPSET, PRECISIONS, TOKENIZER_FILE
 from triton_rerank_build.errors import RepositoryError, UnsupportedModelError
 from triton_rerank_build.graphs.memory import most_tokens
-from triton_rerank_build.graphs.onnx import export_onnx, load_model
+from triton_rerank_build.graphs.onnx import export_onnx
 from triton_rerank_build.late_interaction.export import LateExport, export_late
 from triton_rerank_build.late_interaction.settings import LateOptions
 from triton_rerank_build.repository.configs import gpu_config
@@ -36,6 +36,7 @@ def export(
     revision: str | None = None,
     force: bool = False,
     late_interaction: LateOptions | None = None,
+    relevant_label: int | None = None,
 ) -> Manifest:
     """Export a checkpoint to ONNX, compare the graph with PyTorch, and install it into a model repository.
 
@@ -52,13 +53,14 @@ def export(
         revision: Branch, tag or commit on the hub.
         force: Replace a different installation, or one whose manifest cannot be read.
         late_interaction: Export the encoder of any checkpoint for late interaction, with these options.
+        relevant_label: Of a head with two labels, the index of the one that stands for relevance: the logit is its own
+            less the other's. By default 1.
 
     Returns:
         The manifest of the installation; a `LateManifest` after an export for late interaction.
 
     Raises:
-        UnsupportedModelError: The checkpoint is not a one-logit BERT / RoBERTa / XLM-R classifier, or `max_length` is
-            out of range.
+        UnsupportedModelError: The checkpoint is not a supported cross-encoder, or `max_length` is out of range.
         ParityError: The graph's logits differ from PyTorch's, or at int8 their order does; nothing was installed.
         RepositoryError: The repository holds another installation and `force` is not given, is read-only, is being
             written by another process, or has too little free space.
@@ -71,7 +73,9 @@ def export(
     check_writable(repository)
     steps = Steps(6)
     with steps.step(f"finding the checkpoint {checkpoint}"):
-        source = resolve_checkpoint(checkpoint, revision, late_interaction=late_interaction is not None)
+        source = resolve_checkpoint(
+            checkpoint, revision, late_interaction=late_interaction is not None, label=relevant_label
+        )
         length = source.resolve_max_length(max_length)
     if source.late_interaction:
         if precision == "int8":
@@ -124,8 +128,8 @@ def _present(repository: Path, source: Checkpoint, precision: str, max_length: i
         manifest = None
     if manifest is None:
         return None
-    wanted = (source.revision, precision, max_length)
-    if (manifest.revision, manifest.precision, manifest.max_length) != wanted:
+    wanted = (source.revision, precision, max_length, source.relevant)
+    if (manifest.revision, manifest.precision, manifest.max_length, manifest.relevant) != wanted:
         if force or _is_earlier_demo(manifest, source, precision, max_length):
             return None
         raise RepositoryError(
@@ -143,6 +147,7 @@ def _is_earlier_demo(manifest: Manifest, source: Checkpoint, precision: str, max
 
 
 def _export(source: Checkpoint, repository: Path, precision: str, max_length: int, steps: Steps) -> Manifest:
+    from triton_rerank_build.graphs.encoder_parts import one_logit
     from triton_rerank_build.graphs.rows import template_layout
     from triton_rerank_build.graphs.tokenizer import (
         check_same_ids,
@@ -151,6 +156,7 @@ def _export(source: Checkpoint, repository: Path, precision: str, max_length: in
         load_tokenizer,
         save_tokenizer,
     )
+    from triton_rerank_build.graphs.weights import load_model
     from triton_rerank_build.parity.compare import make_batches, prove, reference_logits
     from triton_rerank_build.parity.packed import prove_packed
     from triton_rerank_build.parity.texts import HARD_PAIRS, PAIRS
@@ -166,12 +172,15 @@ def _export(source: Checkpoint, repository: Path, precision: str, max_length: in
     with staging(repository, weight_bytes + _OTHER_BYTES) as staged:
         with steps.step("computing the reference logits in PyTorch"):
             batches = make_batches(tokenizer, max_length, layout)
-            expected = reference_logits(model, batches)
+            expected = reference_logits(model, batches, source.relevant)
         with steps.step(f"exporting to ONNX, {precision}"):
+            one_logit(model, source.relevant)
             export_onnx(model, staged, precision=precision, max_length=max_length, token_types=token_types)
             # Frees what the graph did not take over.
             del model
             save_tokenizer(tokenizer, staged / TOKENIZER_FILE, max_length=max_length, pad_id=layout.pad_id)
+        if source.relevant is not None:
+            logger.info("      two labels: the logit is that of label %d less that of the other", source.relevant)
         with steps.step("comparing the graph with PyTorch"):
             padded, packed = prove(padded_graph(staged), batches, expected, precision), None
             _log_proof("padded", padded)
@@ -218,6 +227,7 @@ def _manifest(
         tools=tool_versions(),
         created=now(),
         activation=source.activation,
+        relevant=source.relevant,
         token_types=bool(layout.token_types),
         packed=packed,
         layout=layout,

@@ -8,7 +8,8 @@ import numpy as np
 from support.tiny_models import tiny_checkpoint
 from triton_rerank_build.checkpoints.resolve import resolve_checkpoint
 from triton_rerank_build.graphs.memory import V2_M3, Shape
-from triton_rerank_build.graphs.onnx import export_onnx, load_model
+from triton_rerank_build.graphs.onnx import export_onnx
+from triton_rerank_build.graphs.weights import load_model
 from triton_rerank_build.parity.compare import Batch
 
 # The tokenizer has 600 pieces, the first of which are special.

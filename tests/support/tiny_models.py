@@ -1,4 +1,4 @@
-"""Tiny checkpoints of the three families, random weights, with tokenizers of a few sentences."""
+"""Tiny checkpoints of every family, random weights, with tokenizers of a few sentences."""
 
 import itertools
 import json
@@ -8,28 +8,25 @@ from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
-from transformers import (
-    BertConfig,
-    BertForSequenceClassification,
-    RobertaConfig,
-    RobertaForSequenceClassification,
-    XLMRobertaConfig,
-    XLMRobertaForSequenceClassification,
-)
+from transformers import AutoConfig, AutoModelForSequenceClassification
 
+from triton_rerank_build.checkpoints.families import FAMILIES as SUPPORTED
 from triton_rerank_build.parity.texts import PAIRS
 
 FAMILIES = ("bert", "roberta", "xlm-roberta")
+"""The families that the tests of every precision run over; test_families.py has the others."""
 LIMIT = 80
 
+# Names of the sizes that differ from BERT's, and sizes that make a difference.
+_SIZES = {
+    "distilbert": {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 64},
+    "electra": {"embedding_size": 16},
+}
 _VOCAB = 600
 _LONGEST_PIECE = 12
 _TEXTS = [text for pair in PAIRS for text in pair]
-_CLASSES = {
-    "bert": (BertConfig, BertForSequenceClassification),
-    "roberta": (RobertaConfig, RobertaForSequenceClassification),
-    "xlm-roberta": (XLMRobertaConfig, XLMRobertaForSequenceClassification),
-}
+# Families whose tokenizers are of another's kind.
+_TOKENIZER_OF = {"camembert": "xlm-roberta", "electra": "bert", "distilbert": "bert"}
 
 
 def tiny_checkpoint(
@@ -42,25 +39,26 @@ def tiny_checkpoint(
             example cross-encoder/msmarco-MiniLM-L6-en-de-v1.
         overrides: Fields of the configuration.
     """
-    special = _special_tokens(tokenizer_of or family)
-    tokenizer = tiny_tokenizer(tokenizer_of or family)
+    tokenizer_of = tokenizer_of or _TOKENIZER_OF.get(family, family)
+    special = _special_tokens(tokenizer_of)
+    tokenizer = tiny_tokenizer(tokenizer_of)
     pad_id = tokenizer.token_to_id(special["pad_token"])
-    config_class, model_class = _CLASSES[family]
     fields = {
         "vocab_size": tokenizer.get_vocab_size(),
         "hidden_size": 32,
         "num_hidden_layers": 2,
         "num_attention_heads": 4,
         "intermediate_size": 64,
-        "max_position_embeddings": LIMIT if family == "bert" else LIMIT + pad_id + 1,
-        "type_vocab_size": 2 if family == "bert" else 1,
+        "max_position_embeddings": LIMIT + pad_id + 1 if SUPPORTED[family].counts_from_pad else LIMIT,
+        "type_vocab_size": 2 if tokenizer_of == "bert" else 1,
         "pad_token_id": pad_id,
         "num_labels": 1,
         # Large enough for logits that differ between pairs.
         "initializer_range": 0.3,
     }
     torch.manual_seed(seed)
-    model = model_class(config_class(**{**fields, **overrides}))
+    config = AutoConfig.for_model(family, **{**fields, **_SIZES.get(family, {}), **overrides})
+    model = AutoModelForSequenceClassification.from_config(config)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             # transformers starts every bias at 0 and every LayerNorm at 1: the graph would hold one constant for all.
@@ -69,7 +67,7 @@ def tiny_checkpoint(
     model.save_pretrained(folder)
     tokenizer.save(str(folder / "tokenizer.json"))
     settings: dict[str, object] = {"tokenizer_class": "PreTrainedTokenizerFast", **special}
-    if "[SEP]" in special.values():
+    if "[SEP]" in special.values() and family != "distilbert":
         settings["model_input_names"] = ["input_ids", "token_type_ids", "attention_mask"]
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
     return folder

@@ -12,8 +12,10 @@ _SMALL_FILES = [
     "special_tokens_map.json",
     "artifact.metadata",
     "config_sentence_transformers.json",
+    "modules.json",
+    "*_*/*.json",  # folders of modules
 ]
-_SAFETENSORS = ["model.safetensors", "model-*.safetensors", "model.safetensors.index.json"]
+_SAFETENSORS = ["*_*/model.safetensors", "model.safetensors", "model-*.safetensors", "model.safetensors.index.json"]
 _PICKLES = ["pytorch_model.bin", "pytorch_model-*.bin", "pytorch_model.bin.index.json"]
 
 
@@ -47,7 +49,7 @@ def download(name: str, revision: str | None) -> tuple[Path, str]:
     try:
         folder = _snapshot(name, revision, _SMALL_FILES + _SAFETENSORS)
         # The name of a snapshot's folder is its commit.
-        if not list(folder.glob("*.safetensors")):
+        if not list(folder.rglob("*.safetensors")):
             _snapshot(name, folder.name, _PICKLES)
     except errors.LocalEntryNotFoundError as error:
         raise BuildError(

@@ -39,7 +39,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "checkpoint",
         metavar="CHECKPOINT",
         help="a local folder, an id on the Hugging Face hub, or `demo`: a small multilingual reranker made "
-        "of files from the Python package index (one logit; BERT, RoBERTa or XLM-R); a ColBERT checkpoint, or "
+        "of files from the Python package index (one logit or two labels; BERT, RoBERTa, XLM-R, CamemBERT, ELECTRA, DistilBERT); a ColBERT checkpoint, or "
         "`demo-late`, for late interaction",
     )
     parser.add_argument(
@@ -62,6 +62,13 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "rows may have on a GPU)",
     )
     parser.add_argument("--revision", help="branch, tag or commit on the hub (default: its main branch)")
+    parser.add_argument(
+        "--relevant-label",
+        type=int,
+        choices=(0, 1),
+        help="of a classifier with two labels, the one that stands for relevance: the logit is its own less "
+        "the other's (default: 1)",
+    )
     parser.add_argument("--force", action="store_true", help="replace another installation")
     late = parser.add_argument_group(
         "late interaction (ColBERT checkpoints, which have an artifact.metadata, need no option)"
@@ -95,6 +102,7 @@ def run(args: argparse.Namespace) -> int:
         revision=args.revision,
         force=args.force,
         late_interaction=_late_options(args),
+        relevant_label=args.relevant_label,
     )
     if args.json:
         sys.stdout.write(manifest.to_json())

@@ -1,7 +1,7 @@
-"""The network that is exported: one encoder for BERT, RoBERTa and XLM-R, written for inference.
+"""The exported network: one encoder for all families of `checkpoints.families.ENCODERS`, written for inference.
 
-It takes over the parameters of a transformers model and computes the same logits from two inputs. What
-differs from transformers' own forward, and why:
+It takes over the parameters of a transformers model (`encoder_parts`) and computes the same logits from two inputs.
+What differs from transformers' own forward, and why:
 
 - Positions are derived from `input_ids` and token types from `attention_mask` (0 = padding, 1 = token of type 0,
   2 = token of type 1), so every family has the same signature.
@@ -16,17 +16,16 @@ differs from transformers' own forward, and why:
 """
 
 import math
-from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers.activations import GELUActivation
 
-MASKED = -10_000.0
+from triton_rerank_build.checkpoints.families import ENCODERS
+from triton_rerank_build.graphs.encoder_parts import HfModule, LayerParts, head_of, layers_of
 
-# transformers builds its modules by assignment, so a type checker sees nothing of what they hold.
-HfModule: TypeAlias = Any
+MASKED = -10_000.0
 
 
 def _own(tensor: Tensor, dtype: torch.dtype) -> nn.Parameter:
@@ -84,25 +83,30 @@ class Norm(nn.Module):
 
 
 class Embeddings(nn.Module):
-    """Word + position + token type, normalized.
+    """Word + position + token type, normalized; projected where the tables are narrower than the layers (ELECTRA).
 
     Args:
-        embeddings: The embeddings module of a transformers model.
-        config: Its configuration.
+        model: The base model of transformers.
         token_types: Whether the checkpoint's tokenizer gives its tokens two types. If not, all are of type 0.
         dtype: Type of the tables.
     """
 
-    def __init__(self, embeddings: HfModule, config: HfModule, token_types: bool, dtype: torch.dtype) -> None:
+    def __init__(self, model: HfModule, token_types: bool, dtype: torch.dtype) -> None:
         super().__init__()
+        embeddings, config = model.embeddings, model.config
         self.word = embeddings.word_embeddings.to(dtype)
         self.position = embeddings.position_embeddings.to(dtype)
-        types = embeddings.token_type_embeddings.weight
-        self.types = _own(types[:2] if token_types else types[0], dtype)
+        self.types = None
+        if hasattr(embeddings, "token_type_embeddings"):  # DistilBERT has none
+            types = embeddings.token_type_embeddings.weight
+            self.types = _own(types[:2] if token_types else types[0], dtype)
         self.norm = Norm(embeddings.LayerNorm, torch.float32)
+        narrow = getattr(model, "embeddings_project", None)
+        self.project = None if narrow is None else Projection(narrow, dtype)
+        self.dtype = dtype
         self.token_types = token_types
         self.pad_token_id = config.pad_token_id
-        self.counts_from_pad = config.model_type != "bert"
+        self.counts_from_pad = ENCODERS[config.model_type].counts_from_pad
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Twice [num_pairs, length] int32 -> [num_pairs, length, hidden] fp32."""
@@ -110,9 +114,11 @@ class Embeddings(nn.Module):
 
     def embed(self, input_ids: Tensor, attention_mask: Tensor, positions: Tensor) -> Tensor:
         """As `forward`, of tokens whose positions are known; each argument [..., length] int32."""
-        embedded = self.word(input_ids) + self._token_types(attention_mask)
+        embedded = self.word(input_ids)
+        if self.types is not None:
+            embedded = embedded + self._token_types(attention_mask, self.types)
         normalized: Tensor = self.norm((embedded + self.position(positions)).float())
-        return normalized
+        return normalized if self.project is None else self.project(normalized.to(self.dtype)).float()
 
     def positions(self, input_ids: Tensor) -> Tensor:
         """[num_pairs, length] int32 -> the same shape, or [1, length] where each row counts alike."""
@@ -125,32 +131,30 @@ class Embeddings(nn.Module):
         positions: Tensor = torch.cumsum(real, dim=1, dtype=torch.int32) * real + self.pad_token_id
         return positions  # [num_pairs, length]
 
-    def _token_types(self, attention_mask: Tensor) -> Tensor:
+    def _token_types(self, attention_mask: Tensor, types: Tensor) -> Tensor:
         if not self.token_types:
-            return self.types
+            return types
         # A comparison, not `attention_mask - 1` cut at 0: TensorRT's parser has no Clip of integers.
-        return functional.embedding((attention_mask > 1).to(torch.int32), self.types)
+        return functional.embedding((attention_mask > 1).to(torch.int32), types)
 
 
 class Layer(nn.Module):
     """One transformer layer with the normalization after each half (post-LN)."""
 
-    def __init__(self, layer: HfModule, num_heads: int, dtype: torch.dtype) -> None:
+    def __init__(self, parts: LayerParts, num_heads: int, dtype: torch.dtype) -> None:
         super().__init__()
-        attention, mixed = layer.attention.self, layer.attention.output
-        mixed.dense.bias = nn.Parameter(mixed.dense(attention.value.bias))
+        parts.attention_out.bias = nn.Parameter(parts.attention_out(parts.value.bias))
         self.num_heads = num_heads
         self.dtype = dtype
-        self.query = Projection(attention.query, dtype)
-        self.key = Projection(attention.key, dtype, bias=False)
-        self.value = Projection(attention.value, dtype, bias=False)
-        self.attention_out = Projection(mixed.dense, dtype)
-        self.attention_norm = Norm(mixed.LayerNorm, dtype)
-        self.wide = Projection(layer.intermediate.dense, dtype)
-        activation = layer.intermediate.intermediate_act_fn
-        self.activation = gelu if isinstance(activation, GELUActivation) else activation
-        self.wide_out = Projection(layer.output.dense, dtype)
-        self.wide_norm = Norm(layer.output.LayerNorm, dtype)
+        self.query = Projection(parts.query, dtype)
+        self.key = Projection(parts.key, dtype, bias=False)
+        self.value = Projection(parts.value, dtype, bias=False)
+        self.attention_out = Projection(parts.attention_out, dtype)
+        self.attention_norm = Norm(parts.attention_norm, dtype)
+        self.wide = Projection(parts.wide, dtype)
+        self.activation = gelu if isinstance(parts.activation, GELUActivation) else parts.activation
+        self.wide_out = Projection(parts.wide_out, dtype)
+        self.wide_norm = Norm(parts.wide_norm, dtype)
 
     def forward(self, rows: Tensor, context: Tensor, bias: Tensor) -> Tensor:
         """Update `rows` by what they attend to in `context`.
@@ -199,21 +203,20 @@ class RerankGraph(nn.Module):
     """The exported network.
 
     Args:
-        model: A transformers sequence classifier with one logit, fp32; consumed, its weights move over.
+        model: A transformers sequence classifier with one logit (`one_logit`), fp32; consumed, its weights move over.
         dtype: Type of weights and matrix products, `torch.float32` or `torch.float16`.
         token_types: See `Embeddings`.
     """
 
     def __init__(self, model: HfModule, *, dtype: torch.dtype, token_types: bool) -> None:
         super().__init__()
-        config, base = model.config, model.base_model
-        self.embeddings = Embeddings(base.embeddings, config, token_types, dtype)
-        self.layers = nn.ModuleList(Layer(layer, config.num_attention_heads, dtype) for layer in base.encoder.layer)
-        head = model.classifier
-        # BERT keeps the dense layer of its head in the pooler, the RoBERTa families in the classifier.
-        dense, out = (base.pooler.dense, head) if config.model_type == "bert" else (head.dense, head.out_proj)
-        self.dense = Projection(dense, torch.float32)
-        self.out = Projection(out, torch.float32)
+        base, heads = model.base_model, model.config.num_attention_heads
+        self.embeddings = Embeddings(base, token_types, dtype)
+        self.layers = nn.ModuleList(Layer(parts, heads, dtype) for parts in layers_of(base))
+        head = head_of(model)
+        self.dense = Projection(head.dense, torch.float32)
+        self.activation = head.activation
+        self.out = Projection(head.out, torch.float32)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """[num_pairs, length] int32, twice -> [num_pairs, 1] fp32."""
@@ -223,5 +226,9 @@ class RerankGraph(nn.Module):
         for layer in layers:
             hidden = layer(hidden, hidden, bias)
         first = last(hidden[:, :1], hidden, bias)[:, 0]
-        logits: Tensor = self.out(torch.tanh(self.dense(first)))
+        return self.score(first)
+
+    def score(self, first: Tensor) -> Tensor:
+        """The states of the first tokens, [num_pairs, hidden] fp32 -> [num_pairs, 1] fp32."""
+        logits: Tensor = self.out(self.activation(self.dense(first)))
         return logits

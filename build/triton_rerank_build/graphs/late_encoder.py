@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from triton_rerank_build.graphs.cross_encoder import Embeddings, HfModule, Layer, attention_bias
+from triton_rerank_build.graphs.cross_encoder import Embeddings, Layer, attention_bias
+from triton_rerank_build.graphs.encoder_parts import HfModule, layers_of
 
 
 class EncoderGraph(nn.Module):
@@ -22,8 +23,8 @@ class EncoderGraph(nn.Module):
     def __init__(self, model: HfModule, projection: Tensor | None, *, dtype: torch.dtype) -> None:
         super().__init__()
         config = model.config
-        self.embeddings = Embeddings(model.embeddings, config, False, dtype)
-        self.layers = nn.ModuleList(Layer(layer, config.num_attention_heads, dtype) for layer in model.encoder.layer)
+        self.embeddings = Embeddings(model, False, dtype)
+        self.layers = nn.ModuleList(Layer(parts, config.num_attention_heads, dtype) for parts in layers_of(model))
         # fp32 at every precision, as the normalization: both are small, and come last.
         self.projection = None if projection is None else nn.Parameter(projection.t().contiguous(), requires_grad=False)
 

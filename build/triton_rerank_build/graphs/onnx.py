@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from triton_rerank_build.checkpoints.resolve import Checkpoint
 from triton_rerank_build.contract import (
     INPUT_NAMES,
     IR_VERSION,
@@ -18,7 +17,7 @@ from triton_rerank_build.contract import (
     REFERENCE_FILE,
     WEIGHTS_FILE,
 )
-from triton_rerank_build.errors import BuildError, UnsupportedModelError
+from triton_rerank_build.errors import BuildError
 from triton_rerank_build.graphs.reference import write_reference
 
 if TYPE_CHECKING:
@@ -26,30 +25,11 @@ if TYPE_CHECKING:
     import torch
     from torch.nn import Module
 
-    from triton_rerank_build.graphs.cross_encoder import HfModule, RerankGraph
+    from triton_rerank_build.graphs.cross_encoder import RerankGraph
+    from triton_rerank_build.graphs.encoder_parts import HfModule
+
 # Of a tensor that the packed graph has for itself: a vector of 8,192 numbers in fp16.
 _MOST_OWN_BYTES = 2**14
-
-
-def load_model(checkpoint: Checkpoint) -> "HfModule":
-    """The checkpoint in PyTorch, fp32, ready for inference.
-
-    Raises:
-        UnsupportedModelError: The weights cannot be read, or some are missing.
-    """
-    import torch
-    from transformers import AutoModelForSequenceClassification
-
-    try:
-        model, report = AutoModelForSequenceClassification.from_pretrained(
-            str(checkpoint.folder), dtype=torch.float32, attn_implementation="sdpa", output_loading_info=True
-        )
-    except Exception as error:  # of many libraries: json, safetensors, torch, transformers
-        raise UnsupportedModelError(f"the weights of {checkpoint.name} cannot be loaded: {error}") from error
-    # transformers fills missing weights with random numbers and only warns.
-    if missing := sorted(report["missing_keys"]):
-        raise UnsupportedModelError(f"{checkpoint.name} lacks {len(missing)} weights, among them {missing[0]}")
-    return model.eval()
 
 
 def export_onnx(model: "HfModule", folder: Path, *, precision: str, max_length: int, token_types: bool) -> Path:
@@ -59,7 +39,7 @@ def export_onnx(model: "HfModule", folder: Path, *, precision: str, max_length: 
     is the padded graph.
 
     Args:
-        model: From `load_model`; unusable afterwards, since its weights are moved into the graphs.
+        model: From `load_model`, with one logit (`one_logit`); unusable afterwards, since its weights move over.
         folder: An empty folder.
         precision: Of the weights and matrix products, one of `PRECISIONS`; inputs and outputs never change.
         max_length: Longest row that the padded graph accepts.

@@ -39,7 +39,7 @@ class PackedGraph(nn.Module):
     def __init__(self, graph: RerankGraph) -> None:
         super().__init__()
         self.embeddings, self.layers = graph.embeddings, graph.layers
-        self.dense, self.out = graph.dense, graph.out
+        self.dense, self.activation, self.out = graph.dense, graph.activation, graph.out
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, row_length: Tensor) -> Tensor:
         """Score the rows of a batch.
@@ -69,7 +69,7 @@ class PackedGraph(nn.Module):
         attended = _attend(last, hidden, token_offset, cumulative_length)
         first_tokens = cumulative_length[:-1]
         first = last.update(*(torch.index_select(states, 1, first_tokens) for states in (hidden, attended)))
-        logits: Tensor = self.out(torch.tanh(self.dense(first[0].float())))
+        logits: Tensor = self.out(self.activation(self.dense(first[0].float())))
         return logits
 
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     import torch
     from tokenizers import Tokenizer
 
-    from triton_rerank_build.graphs.cross_encoder import HfModule
+    from triton_rerank_build.graphs.encoder_parts import HfModule
 
 _BYTES = {"fp32": 4, "fp16": 2}
 _OTHER_BYTES = 50_000_000  # tokenizer.json is the largest of the other files

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
     from torch import Tensor
 
-    from triton_rerank_build.graphs.cross_encoder import HfModule
+    from triton_rerank_build.graphs.encoder_parts import HfModule
 
 VECTORS = "vectors"
 TOLERANCE = {"fp32": 1e-4, "fp16": 1e-2}

@@ -150,7 +150,8 @@ def make_settings(
 def _colbert_sides(
     source: "Checkpoint", tokenizer: "Tokenizer", options: LateOptions, max_length: int | None
 ) -> tuple[Side, Side, tuple[int, ...]]:
-    from triton_rerank_build.checkpoints.resolve import COLBERT_FILE, read_json
+    from triton_rerank_build.checkpoints.configuration import read_json
+    from triton_rerank_build.checkpoints.resolve import COLBERT_FILE
 
     said = read_json(source.folder / COLBERT_FILE, source.name)
     if (similarity := said.get("similarity", "cosine")) != "cosine":

@@ -71,7 +71,7 @@ class Manifest:
     Attributes:
         checkpoint: A hub id, `demo`, or the name of a local folder.
         revision: The hub's commit, or a digest of the checkpoint's files.
-        family: bert, roberta or xlm-roberta.
+        family: `model_type` of the network.
         precision: fp32, fp16 or int8.
         max_length: Longest pair in tokens.
         opset: Of the graph's operators.
@@ -89,6 +89,7 @@ class Manifest:
         packed: Result of the comparison of the packed graph. None if there is none, and model.onnx is the padded graph.
         layout: How the served tokenizer lays out a pair. None in manifests that do not have the field: their pairs
             have the layout of the template in tokenizer.json, as all of release 0.1.0 had.
+        relevant: See `Checkpoint`.
     """
 
     checkpoint: str
@@ -108,6 +109,7 @@ class Manifest:
     token_types: bool = False
     packed: Parity | None = None
     layout: TextLayout | None = None
+    relevant: int | None = None
 
     def describe(self, name: str, revision: str) -> str:
         """The installation in a message about a checkpoint `name` at `revision`: "tiny (fp32, 80 tokens)"."""

@@ -19,9 +19,10 @@ from triton_rerank_build.checkpoints import demo
 from triton_rerank_build.checkpoints.demo import demo_checkpoint, demo_revision
 from triton_rerank_build.checkpoints.resolve import resolve_checkpoint
 from triton_rerank_build.cli.examples import EXAMPLES
-from triton_rerank_build.graphs.onnx import export_onnx, load_model
+from triton_rerank_build.graphs.onnx import export_onnx
 from triton_rerank_build.graphs.rows import template_layout
 from triton_rerank_build.graphs.tokenizer import load_tokenizer
+from triton_rerank_build.graphs.weights import load_model
 from triton_rerank_build.parity.compare import make_batches, prove, reference_logits
 from triton_rerank_build.parity.texts import HARD_PAIRS, PAIRS
 from triton_rerank_build.support.files import CACHE_VARIABLE, cache_folder

@@ -17,8 +17,9 @@ from triton_rerank_build import EmbeddedServer, export, verify
 from triton_rerank_build.checkpoints.resolve import resolve_checkpoint
 from triton_rerank_build.contract import TOKENIZER_FILE
 from triton_rerank_build.graphs import cross_encoder
-from triton_rerank_build.graphs.onnx import load_model, write_graph
+from triton_rerank_build.graphs.onnx import write_graph
 from triton_rerank_build.graphs.tokenizer import load_tokenizer, save_tokenizer
+from triton_rerank_build.graphs.weights import load_model
 from triton_rerank_build.repository.install import install, measure, staging
 from triton_rerank_build.repository.manifest import Manifest
 

@@ -17,10 +17,11 @@ from support.tiny_models import FAMILIES, LIMIT, tiny_checkpoint
 from triton_rerank_build import ParityError
 from triton_rerank_build.checkpoints.resolve import resolve_checkpoint
 from triton_rerank_build.contract import ATTENTION_DOMAIN, ATTENTION_OPERATOR, REFERENCE_DOMAIN
-from triton_rerank_build.graphs.onnx import export_onnx, load_model
+from triton_rerank_build.graphs.onnx import export_onnx
 from triton_rerank_build.graphs.reference import attention_by_rows, to_reference
 from triton_rerank_build.graphs.rows import template_layout
 from triton_rerank_build.graphs.tokenizer import load_tokenizer
+from triton_rerank_build.graphs.weights import load_model
 from triton_rerank_build.parity.compare import PADDING, Batch, make_batches, reference_logits
 from triton_rerank_build.parity.packed import join, joined_batches, prove_packed
 

@@ -9,8 +9,8 @@ from transformers import AutoModelForSequenceClassification
 from support.tiny_models import LIMIT, tiny_checkpoint
 from triton_rerank_build import ParityError, UnsupportedModelError, export, exporter
 from triton_rerank_build.checkpoints.resolve import resolve_checkpoint
-from triton_rerank_build.graphs.onnx import load_model
 from triton_rerank_build.graphs.tokenizer import load_tokenizer
+from triton_rerank_build.graphs.weights import load_model
 from triton_rerank_build.parity.compare import (
     Batch,
     compare,

@@ -15,9 +15,9 @@ from onnx import numpy_helper
 from support.tiny_models import FAMILIES, LIMIT, tiny_checkpoint
 from triton_rerank_build import EmbeddedServer, ParityError, UnsupportedModelError, export, verify
 from triton_rerank_build.checkpoints.resolve import resolve_checkpoint
-from triton_rerank_build.graphs.onnx import load_model
 from triton_rerank_build.graphs.quantize import quantize
 from triton_rerank_build.graphs.tokenizer import load_tokenizer
+from triton_rerank_build.graphs.weights import load_model
 from triton_rerank_build.late_interaction.settings import LateOptions
 from triton_rerank_build.parity.compare import (
     LOWEST_TAU,

@@ -1,0 +1,55 @@
+"""The families of networks that are exported, by `model_type` of config.json, and what config.json may leave out."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Family:
+    """One kind of network.
+
+    Attributes:
+        pad_token_id: Where config.json has none.
+        counts_from_pad: Whether positions start at `pad_token_id` + 1, so that the rows up to there are never used.
+        intermediate_size: Name of the width of the feed-forward network in config.json.
+        intermediate_default: That width where config.json has none.
+        token_types: Whether the network has vectors of token types.
+        examples: Published checkpoints.
+    """
+
+    pad_token_id: int = 0
+    counts_from_pad: bool = False
+    intermediate_size: str = "intermediate_size"
+    intermediate_default: int = 3072
+    token_types: bool = True
+    examples: tuple[str, ...] = ()
+
+    def limit(self, config: Mapping[str, Any]) -> int:
+        """Tokens of the longest pair, by the table of positions.
+
+        Raises:
+            KeyError: config.json has no such table.
+            TypeError: Its size is not a number.
+            ValueError: Likewise.
+        """
+        limit = int(config["max_position_embeddings"])
+        return limit - self.padding(config) - 1 if self.counts_from_pad else limit
+
+    def padding(self, config: Mapping[str, Any]) -> int:
+        """The padding id; the class default of transformers where config.json has none."""
+        given = config.get("pad_token_id")
+        return self.pad_token_id if given is None else int(given)
+
+
+# Post-LN encoders with absolute positions: the network of `graphs.cross_encoder`, packed on GPUs. Defaults are those of
+# transformers' configuration classes.
+ENCODERS: Mapping[str, Family] = {
+    "bert": Family(examples=("cross-encoder/ms-marco-MiniLM-L6-v2",)),
+    "roberta": Family(1, True, examples=("cross-encoder/quora-distilroberta-base",)),
+    "xlm-roberta": Family(1, True, examples=("BAAI/bge-reranker-v2-m3", "BAAI/bge-reranker-base")),
+    "camembert": Family(1, True, examples=("antoinelouis/crossencoder-camembert-base-mmarcoFR",)),
+    "electra": Family(intermediate_default=1024, examples=("cross-encoder/ms-marco-electra-base",)),
+    "distilbert": Family(intermediate_size="hidden_dim", token_types=False),
+}
+FAMILIES = ENCODERS

@@ -1,0 +1,66 @@
+"""Folders of sentence-transformers: modules.json lists a network and what follows it."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from triton_rerank_build.errors import UnsupportedModelError
+
+MODULES_FILE = "modules.json"
+
+
+@dataclass(frozen=True)
+class Module:
+    """One entry of modules.json.
+
+    Attributes:
+        kind: The last name of its class: "Transformer".
+        folder: Its files.
+    """
+
+    kind: str
+    folder: Path
+
+
+def modules_of(folder: Path, name: str) -> list[Module]:
+    """The modules of a checkpoint, in order; none if it has no modules.json.
+
+    Raises:
+        UnsupportedModelError: The file is not a list of modules, or names a folder outside the checkpoint.
+    """
+    path = folder / MODULES_FILE
+    if not path.is_file():
+        return []
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))
+        modules = [Module(entry["type"].rpartition(".")[2], folder / entry["path"]) for entry in entries]
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise UnsupportedModelError(f"{MODULES_FILE} of {name} cannot be read: {error!r}") from error
+    root = folder.resolve()
+    for module in modules:
+        # A snapshot of the hub's cache links to files outside, but not to folders.
+        if not module.folder.resolve().is_relative_to(root):
+            raise UnsupportedModelError(f"{MODULES_FILE} of {name} names the folder {module.folder} outside {folder}")
+    return modules
+
+
+def transformer_folder(folder: Path, name: str, *, late_interaction: bool) -> Path:
+    """The folder with config.json, weights and tokenizer: of the first module if there are modules.
+
+    Args:
+        folder: Of the checkpoint.
+        name: Of the checkpoint.
+        late_interaction: Whether the encoder alone is wanted, so that the modules after it do not matter.
+
+    Raises:
+        UnsupportedModelError: A module follows that cannot be exported.
+    """
+    modules = modules_of(folder, name)
+    if not modules:
+        return folder
+    kinds = [module.kind for module in modules]
+    if kinds[0] != "Transformer" or (not late_interaction and len(kinds) > 1):
+        raise UnsupportedModelError(
+            f"{name} has the modules {', '.join(kinds)}; supported is a Transformer with a classifier"
+        )
+    return modules[0].folder
