@@ -7,7 +7,7 @@ from triton_rerank_build.checkpoints.layout import TextLayout
 from triton_rerank_build.checkpoints.resolve import DEMO, Checkpoint, resolve_checkpoint
 from triton_rerank_build.contract import EXPORTER_VERSION, IR_VERSION, MODEL_FILE, OPSET, PRECISIONS, TOKENIZER_FILE
 from triton_rerank_build.errors import RepositoryError, UnsupportedModelError
-from triton_rerank_build.graphs.memory import most_tokens
+from triton_rerank_build.graphs.memory import longest_pair, most_pairs
 from triton_rerank_build.graphs.onnx import export_onnx
 from triton_rerank_build.late_interaction.export import LateExport, export_late
 from triton_rerank_build.late_interaction.settings import LateOptions
@@ -99,11 +99,10 @@ def _countable_length(source: Checkpoint, rows: int, asked: int | None, length: 
     Raises:
         UnsupportedModelError: `asked` is longer.
     """
-    tokens = most_tokens(source.intermediate_size)
-    fitting = tokens // max(1, rows)
+    fitting = longest_pair(rows, source.intermediate_size, source.padded_heads)
     if length <= fitting:
         return length
-    most_rows = tokens // length
+    most_rows = most_pairs(length, source.intermediate_size, source.padded_heads)
     reason = (
         f"a batch of {rows} rows (max_batch_size of cross_encoder/config.pbtxt) beyond {fitting} tokens has more "
         f"elements than GPU kernels count; for {length} tokens set max_batch_size to {most_rows} in all models"
@@ -147,37 +146,30 @@ def _is_earlier_demo(manifest: Manifest, source: Checkpoint, precision: str, max
 
 
 def _export(source: Checkpoint, repository: Path, precision: str, max_length: int, steps: Steps) -> Manifest:
-    from triton_rerank_build.graphs.encoder_parts import one_logit
-    from triton_rerank_build.graphs.rows import template_layout
-    from triton_rerank_build.graphs.tokenizer import (
-        check_same_ids,
-        check_vocabulary,
-        has_token_types,
-        load_tokenizer,
-        save_tokenizer,
-    )
-    from triton_rerank_build.graphs.weights import load_model
+    import torch
+
+    from triton_rerank_build.graphs.networks import load_network
+    from triton_rerank_build.graphs.tokenizer import check_vocabulary, load_tokenizer, save_tokenizer
     from triton_rerank_build.parity.compare import make_batches, prove, reference_logits
     from triton_rerank_build.parity.packed import prove_packed
     from triton_rerank_build.parity.texts import HARD_PAIRS, PAIRS
 
     with steps.step("loading tokenizer and weights"):
         tokenizer = load_tokenizer(source)
-        token_types = has_token_types(tokenizer, source)
-        model = load_model(source)
-        check_vocabulary(tokenizer, model.config.vocab_size, source.name)
-        layout = template_layout(tokenizer, model.config.pad_token_id, token_types=token_types)
-        check_same_ids(tokenizer, source, [*PAIRS, *HARD_PAIRS], layout)
-        weight_bytes = model.num_parameters() * _BYTES[precision]
+        network = load_network(source, tokenizer)
+        layout = network.layout
+        network.check_ids([*PAIRS, *HARD_PAIRS])
+        check_vocabulary(tokenizer, network.model.config.vocab_size, source.name)
+        weight_bytes = network.model.num_parameters() * _BYTES[precision]
     with staging(repository, weight_bytes + _OTHER_BYTES) as staged:
         with steps.step("computing the reference logits in PyTorch"):
             batches = make_batches(tokenizer, max_length, layout)
-            expected = reference_logits(model, batches, source.relevant)
+            expected = reference_logits(network.logits, batches)
         with steps.step(f"exporting to ONNX, {precision}"):
-            one_logit(model, source.relevant)
-            export_onnx(model, staged, precision=precision, max_length=max_length, token_types=token_types)
+            dtype = torch.float16 if precision == "fp16" else torch.float32
+            export_onnx(network.graph(dtype, max_length), staged, precision=precision, max_length=max_length)
             # Frees what the graph did not take over.
-            del model
+            del network
             save_tokenizer(tokenizer, staged / TOKENIZER_FILE, max_length=max_length, pad_id=layout.pad_id)
         if source.relevant is not None:
             logger.info("      two labels: the logit is that of label %d less that of the other", source.relevant)

@@ -4,9 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from support.tiny_models import tiny_checkpoint
 from triton_rerank_build.checkpoints.resolve import resolve_checkpoint
+from triton_rerank_build.graphs.cross_encoder import RerankGraph
 from triton_rerank_build.graphs.memory import V2_M3, Shape
 from triton_rerank_build.graphs.onnx import export_onnx
 from triton_rerank_build.graphs.weights import load_model
@@ -98,7 +100,8 @@ def make_network(network: Network, folder: Path) -> tuple[Path, Path]:
         initializer_range=network.initializer_range,
     )
     model = load_model(resolve_checkpoint(str(checkpoint)))
-    export_onnx(model, graphs, precision="fp16", max_length=network.longest, token_types=False)
+    graph = RerankGraph(model, dtype=torch.float16, token_types=False).eval()
+    export_onnx(graph, graphs, precision="fp16", max_length=network.longest)
     return checkpoint, graphs
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from triton_rerank_build.checkpoints.families import ENCODERS, FAMILIES
+from triton_rerank_build.checkpoints.families import DECODERS, ENCODERS, FAMILIES
 from triton_rerank_build.errors import UnsupportedModelError
 
 # The special tokens of a pair, a short query and a few tokens of the document.
@@ -45,6 +45,12 @@ def intermediate_size(config: Mapping[str, Any], family: str, name: str) -> int:
     return size
 
 
+def attention_heads(config: Mapping[str, Any]) -> int:
+    """Attention heads of a layer: transformers' default for BERT where config.json does not say it."""
+    given = config.get("num_attention_heads", config.get("n_heads"))
+    return given if isinstance(given, int) and given > 0 else 12
+
+
 def activation(folder: Path, config: Mapping[str, Any], name: str) -> str | None:
     """The last name of the activation's path, which sentence-transformers has kept in three places.
 
@@ -62,24 +68,45 @@ def activation(folder: Path, config: Mapping[str, Any], name: str) -> str | None
     return path.rpartition(".")[2] if path else None
 
 
-def check_encoder(config: Mapping[str, Any], name: str) -> str:
+def check_network(config: Mapping[str, Any], name: str, *, late_interaction: bool) -> str:
     """The family of a network.
+
+    Args:
+        config: config.json.
+        name: Of the checkpoint.
+        late_interaction: Whether the encoder alone is wanted.
 
     Raises:
         UnsupportedModelError: The network is of another kind.
     """
     family = config.get("model_type")
-    if any(architecture.endswith(_GENERATIVE) for architecture in _architectures(config)):
+    known = ENCODERS if late_interaction else FAMILIES
+    if family not in DECODERS and any(architecture.endswith(_GENERATIVE) for architecture in _architectures(config)):
         raise UnsupportedModelError(
-            f"{name} is a generative model ({_architectures(config)[0]}); rerankers of this kind, such as "
-            f"Qwen3-Reranker and bge-reranker-v2-gemma, are not supported; supported are cross-encoders of type "
-            f"{', '.join(FAMILIES)}"
+            f"{name} is a generative model ({_architectures(config)[0]}), whose prompt is not known; of this kind "
+            f"Qwen3-Reranker is supported, otherwise cross-encoders of type {', '.join(known)}"
         )
-    if family not in ENCODERS:
-        raise UnsupportedModelError(f"{name} is of type {family!r}; supported are {', '.join(FAMILIES)}")
-    if config.get("position_embedding_type", "absolute") != "absolute" or config.get("is_decoder"):
+    if family not in known:
+        raise UnsupportedModelError(f"{name} is of type {family!r}; supported are {', '.join(known)}")
+    if family in DECODERS:
+        _check_decoder(config, name)
+    elif config.get("position_embedding_type", "absolute") != "absolute" or config.get("is_decoder"):
         raise UnsupportedModelError(f"{name} has relative positions or a decoder; supported are plain encoders")
     return str(family)
+
+
+def _check_decoder(config: Mapping[str, Any], name: str) -> None:
+    if config.get("use_sliding_window"):
+        raise UnsupportedModelError(f"{name} attends in a sliding window; supported is attention to all tokens")
+    positions = config.get("rope_scaling") or config.get("rope_parameters") or {}
+    kind = positions.get("rope_type", positions.get("type", "default"))
+    if kind != "default":
+        raise UnsupportedModelError(f"{name} stretches its positions ({kind}); supported are plain rotary positions")
+
+
+def is_causal(config: Mapping[str, Any]) -> bool:
+    """Whether a decoder has its head over the vocabulary, rather than one of labels."""
+    return any(architecture.endswith(_GENERATIVE) for architecture in _architectures(config))
 
 
 def _architectures(config: Mapping[str, Any]) -> list[str]:
@@ -94,6 +121,10 @@ def relevant_label(config: Mapping[str, Any], name: str, asked: int | None) -> i
     Raises:
         UnsupportedModelError: The head has more labels, or the network has none; or `asked` is not one of two labels.
     """
+    if is_causal(config):
+        if asked is not None:
+            raise UnsupportedModelError(f"{name} answers yes or no, so it has no label to choose")
+        return None
     found = _architectures(config)
     if found and not any(architecture.endswith("ForSequenceClassification") for architecture in found):
         raise UnsupportedModelError(

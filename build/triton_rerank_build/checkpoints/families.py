@@ -14,6 +14,7 @@ class Family:
         counts_from_pad: Whether positions start at `pad_token_id` + 1, so that the rows up to there are never used.
         intermediate_size: Name of the width of the feed-forward network in config.json.
         intermediate_default: That width where config.json has none.
+        most: Tokens of the longest pair, where the table of positions is longer.
         token_types: Whether the network has vectors of token types.
         examples: Published checkpoints.
     """
@@ -23,6 +24,7 @@ class Family:
     intermediate_size: str = "intermediate_size"
     intermediate_default: int = 3072
     token_types: bool = True
+    most: int | None = None
     examples: tuple[str, ...] = ()
 
     def limit(self, config: Mapping[str, Any]) -> int:
@@ -34,7 +36,9 @@ class Family:
             ValueError: Likewise.
         """
         limit = int(config["max_position_embeddings"])
-        return limit - self.padding(config) - 1 if self.counts_from_pad else limit
+        if self.counts_from_pad:
+            limit -= self.padding(config) + 1
+        return limit if self.most is None else min(limit, self.most)
 
     def padding(self, config: Mapping[str, Any]) -> int:
         """The padding id; the class default of transformers where config.json has none."""
@@ -52,4 +56,10 @@ ENCODERS: Mapping[str, Family] = {
     "electra": Family(intermediate_default=1024, examples=("cross-encoder/ms-marco-electra-base",)),
     "distilbert": Family(intermediate_size="hidden_dim", token_types=False),
 }
-FAMILIES = ENCODERS
+# The authors of Qwen3-Reranker score up to 8,192 tokens, with longer tables of positions.
+_DECODER_LIMIT = 8192
+# Language models that answer a prompt of `prompts`: the network of `graphs.decoder`.
+DECODERS: Mapping[str, Family] = {
+    "qwen3": Family(most=_DECODER_LIMIT, token_types=False, examples=("Qwen/Qwen3-Reranker-0.6B",)),
+}
+FAMILIES: Mapping[str, Family] = {**ENCODERS, **DECODERS}

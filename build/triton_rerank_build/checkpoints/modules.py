@@ -4,6 +4,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from triton_rerank_build.checkpoints.configuration import read_json
 from triton_rerank_build.errors import UnsupportedModelError
 
 MODULES_FILE = "modules.json"
@@ -22,7 +23,7 @@ class Module:
     folder: Path
 
 
-def modules_of(folder: Path, name: str) -> list[Module]:
+def _list_modules(folder: Path, name: str) -> list[Module]:
     """The modules of a checkpoint, in order; none if it has no modules.json.
 
     Raises:
@@ -44,8 +45,21 @@ def modules_of(folder: Path, name: str) -> list[Module]:
     return modules
 
 
-def transformer_folder(folder: Path, name: str, *, late_interaction: bool) -> Path:
-    """The folder with config.json, weights and tokenizer: of the first module if there are modules.
+@dataclass(frozen=True)
+class Modules:
+    """What a checkpoint consists of.
+
+    Attributes:
+        transformer: The folder with config.json, weights and tokenizer.
+        answers: Tokens of a language model's two answers, relevant and not; None if no module names them.
+    """
+
+    transformer: Path
+    answers: tuple[int, int] | None = None
+
+
+def read_modules(folder: Path, name: str, *, late_interaction: bool) -> Modules:
+    """The parts of a checkpoint; the folder itself if it has no modules.
 
     Args:
         folder: Of the checkpoint.
@@ -55,12 +69,22 @@ def transformer_folder(folder: Path, name: str, *, late_interaction: bool) -> Pa
     Raises:
         UnsupportedModelError: A module follows that cannot be exported.
     """
-    modules = modules_of(folder, name)
+    modules = _list_modules(folder, name)
     if not modules:
-        return folder
+        return Modules(folder)
     kinds = [module.kind for module in modules]
+    if kinds == ["Transformer", "LogitScore"]:
+        return Modules(modules[0].folder, _answers(modules[1].folder, name))
     if kinds[0] != "Transformer" or (not late_interaction and len(kinds) > 1):
         raise UnsupportedModelError(
-            f"{name} has the modules {', '.join(kinds)}; supported is a Transformer with a classifier"
+            f"{name} has the modules {', '.join(kinds)}; supported is a Transformer with a classifier or LogitScore"
         )
-    return modules[0].folder
+    return Modules(modules[0].folder)
+
+
+def _answers(folder: Path, name: str) -> tuple[int, int]:
+    config = read_json(folder / "config.json", name)
+    relevant, irrelevant = config.get("true_token_id"), config.get("false_token_id")
+    if not isinstance(relevant, int) or not isinstance(irrelevant, int):
+        raise UnsupportedModelError(f"{name} scores one answer alone; supported are two, such as yes and no")
+    return relevant, irrelevant

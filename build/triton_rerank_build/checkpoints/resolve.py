@@ -6,14 +6,17 @@ from pathlib import Path
 from triton_rerank_build.checkpoints.configuration import (
     MIN_MAX_LENGTH,
     activation,
-    check_encoder,
+    attention_heads,
+    check_network,
     intermediate_size,
+    is_causal,
     limit,
     read_json,
     relevant_label,
 )
+from triton_rerank_build.checkpoints.families import ENCODERS, FAMILIES
 from triton_rerank_build.checkpoints.hub import download, looks_like_hub_id
-from triton_rerank_build.checkpoints.modules import transformer_folder
+from triton_rerank_build.checkpoints.modules import read_modules
 from triton_rerank_build.errors import UnsupportedModelError
 from triton_rerank_build.support.files import sha256_file, sha256_texts
 
@@ -38,6 +41,10 @@ class Checkpoint:
             "Identity"; None if it names none.
         intermediate_size: Width of a layer's widest state, that of the feed-forward network.
         relevant: Of a head with two labels, the one that stands for relevance; None if it has one.
+        causal: Whether the head is that of a language model, over the vocabulary.
+        pad_token_id: Fills a row.
+        answers: Tokens of a language model's two answers, as modules of sentence-transformers name them: relevant, not.
+        num_heads: Attention heads of a layer.
     """
 
     name: str
@@ -50,6 +57,15 @@ class Checkpoint:
     activation: str | None = None
     intermediate_size: int = 3072
     relevant: int | None = None
+    causal: bool = False
+    pad_token_id: int = 0
+    answers: tuple[int, int] | None = None
+    num_heads: int = 12
+
+    @property
+    def padded_heads(self) -> int | None:
+        """Attention heads, of a network without a packed graph for GPUs; None if it has one."""
+        return None if self.family in ENCODERS else self.num_heads
 
     def resolve_max_length(self, requested: int | None) -> int:
         """The length to export for.
@@ -124,9 +140,10 @@ def inspect_folder(
     _check_kind(folder, name)
     colbert = (folder / COLBERT_FILE).is_file()
     late_interaction = late_interaction or colbert
-    folder = transformer_folder(folder, name, late_interaction=late_interaction)
+    modules = read_modules(folder, name, late_interaction=late_interaction)
+    folder = modules.transformer
     config = read_json(folder / "config.json", name)
-    family = check_encoder(config, name)
+    family = check_network(config, name, late_interaction=late_interaction)
     relevant = None if late_interaction else relevant_label(config, name, label)
     _check_tokenizer(folder, name)
     weights = _weight_files(folder, name)
@@ -144,6 +161,10 @@ def inspect_folder(
         activation(folder, config, name),
         intermediate_size(config, family, name),
         relevant,
+        is_causal(config),
+        FAMILIES[family].padding(config),
+        modules.answers,
+        attention_heads(config),
     )
 
 

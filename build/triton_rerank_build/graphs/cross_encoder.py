@@ -57,7 +57,7 @@ class Projection(nn.Module):
     def __init__(self, linear: nn.Linear, dtype: torch.dtype, *, bias: bool = True) -> None:
         super().__init__()
         self.weight = _own(linear.weight.t(), dtype)
-        self.bias = _own(linear.bias, dtype) if bias else None
+        self.bias = _own(linear.bias, dtype) if bias and linear.bias is not None else None
         # The original is consumed, so that only one copy of the weights is ever held.
         del linear.weight
 

@@ -5,6 +5,7 @@ graph takes 1.00 of it at 65,536 and at 393,216 tokens (docs/benchmarks/2026-11-
 of CUDA, and the allocator's reserve.
 """
 
+import math
 from dataclasses import dataclass
 
 _FP16, _FP32 = 2, 4
@@ -38,6 +39,29 @@ def most_tokens(intermediate_size: int) -> int:
     token. Beyond that a kernel may compute garbage in silence.
     """
     return (2**31 - 1) // intermediate_size
+
+
+def most_pairs(length: int, intermediate_size: int, padded_heads: int | None = None) -> int:
+    """The most rows of `length` tokens in a batch on a GPU, at least 0.
+
+    Args:
+        length: Tokens of a row.
+        intermediate_size: Width of a token's widest state.
+        padded_heads: Attention heads of a graph that pads its rows and computes each score of two tokens; None for the
+            packed graph.
+    """
+    widest = length * intermediate_size
+    if padded_heads is not None:
+        widest = max(widest, padded_heads * length**2)
+    return most_tokens(widest)
+
+
+def longest_pair(rows: int, intermediate_size: int, padded_heads: int | None = None) -> int:
+    """Tokens of the longest pair of which a batch of `rows` fits a GPU's kernels (see `most_pairs`)."""
+    longest = most_tokens(intermediate_size) // max(1, rows)
+    if padded_heads is not None:
+        longest = min(longest, math.isqrt(most_tokens(padded_heads) // max(1, rows)))
+    return longest
 
 
 def batch_bytes(shape: Shape, num_tokens: int, element_bytes: int = _FP16) -> int:

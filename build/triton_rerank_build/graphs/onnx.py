@@ -25,43 +25,38 @@ if TYPE_CHECKING:
     import torch
     from torch.nn import Module
 
-    from triton_rerank_build.graphs.cross_encoder import RerankGraph
-    from triton_rerank_build.graphs.encoder_parts import HfModule
 
 # Of a tensor that the packed graph has for itself: a vector of 8,192 numbers in fp16.
 _MOST_OWN_BYTES = 2**14
 
 
-def export_onnx(model: "HfModule", folder: Path, *, precision: str, max_length: int, token_types: bool) -> Path:
-    """Write the graphs of a checkpoint, and `WEIGHTS_FILE`, into `folder`.
+def export_onnx(graph: "Module", folder: Path, *, precision: str, max_length: int) -> Path:
+    """Write the graphs of a network, and `WEIGHTS_FILE`, into `folder`.
 
-    At fp16 `MODEL_FILE` is the packed graph, with `REFERENCE_FILE` and `PADDED_FILE` beside it; at other precisions it
-    is the padded graph.
+    At fp16 `MODEL_FILE` takes rows of any lengths end to end: the packed graph, with `REFERENCE_FILE` beside it, where
+    the network has one, otherwise the padded graph behind an index. `PADDED_FILE` is beside it. At other precisions
+    `MODEL_FILE` is the padded graph.
 
     Args:
-        model: From `load_model`, with one logit (`one_logit`); unusable afterwards, since its weights move over.
+        graph: The network of padded rows, with weights of the precision's type.
         folder: An empty folder.
         precision: Of the weights and matrix products, one of `PRECISIONS`; inputs and outputs never change.
         max_length: Longest row that the padded graph accepts.
-        token_types: Whether `attention_mask` carries token types (see `RerankGraph`).
 
     Returns:
         The path of `MODEL_FILE`.
     """
-    import torch
-
     from triton_rerank_build.graphs.cross_encoder import RerankGraph
+    from triton_rerank_build.graphs.packed import PackedGraph
+    from triton_rerank_build.graphs.padded_rows import PaddedRows
 
-    graph = RerankGraph(
-        model,
-        dtype=torch.float16 if precision == "fp16" else torch.float32,
-        token_types=token_types,
-    ).eval()
     padded = folder / (PADDED_FILE if precision == "fp16" else MODEL_FILE)
     write_graph(graph, padded, max_length=max_length, output_name=OUTPUT_NAME, int8=precision == "int8")
-    if precision == "fp16":
-        write_packed(graph, folder / MODEL_FILE, weights_of=padded)
+    if precision == "fp16" and isinstance(graph, RerankGraph):
+        write_packed(PackedGraph(graph), folder / MODEL_FILE, weights_of=padded)
         write_reference(folder / MODEL_FILE, folder / REFERENCE_FILE)
+    elif precision == "fp16":
+        write_packed(PaddedRows(graph), folder / MODEL_FILE, weights_of=padded)
     return folder / MODEL_FILE
 
 
@@ -90,12 +85,12 @@ def write_graph(graph: "Module", path: Path, *, max_length: int, output_name: st
     _drop_weights(model)
 
 
-def write_packed(graph: "RerankGraph", path: Path, *, weights_of: Path) -> None:
-    """Write the packed graph (see `PackedGraph`) beside a padded one, over the same file of weights.
+def write_packed(graph: "Module", path: Path, *, weights_of: Path) -> None:
+    """Write a graph of rows end to end beside a padded one, over the same file of weights.
 
     Args:
-        graph: The padded network.
-        path: The packed graph's file.
+        graph: `PackedGraph`, or `PaddedRows`.
+        path: The graph's file.
         weights_of: The padded graph's file, in the same folder.
 
     Raises:
@@ -104,25 +99,25 @@ def write_packed(graph: "RerankGraph", path: Path, *, weights_of: Path) -> None:
     import onnx_ir
     import torch
 
-    from triton_rerank_build.graphs.packed import PackedGraph
+    from triton_rerank_build.graphs.padded_rows import INNER
 
     elements, num_pairs = {0: torch.export.Dim("num_elements")}, {0: torch.export.Dim("num_pairs")}
     row_length = torch.tensor([[5], [3], [8]], dtype=torch.int32)
     example = torch.ones(int(row_length.sum()), dtype=torch.int32)
-    packed = PackedGraph(graph).eval()
     model = _trace(
-        packed,
+        graph.eval(),
         (example, example.clone(), row_length),
         PACKED_INPUT_NAMES,
         OUTPUT_NAME,
         (elements, elements, num_pairs),
     )
     written = onnx_ir.load(weights_of).graph.initializers
-    parameters = dict(packed.named_parameters())
+    parameters = dict(graph.named_parameters())
     for name, value in model.graph.initializers.items():
         # The same parameter has the same name, which says nothing of the exporter's own constants. What is small, and
-        # LayerNorm's vectors in fp16, which this graph alone has, `save` writes into the graph itself.
-        shared = written[name].const_value if name in written and name in parameters else None
+        # LayerNorm's vectors in fp16, which the packed graph alone has, `save` writes into the graph itself.
+        inner = name.removeprefix(INNER)
+        shared = written[inner].const_value if inner in written and name in parameters else None
         if isinstance(shared, onnx_ir.ExternalTensor):
             value.const_value = shared
         elif value.const_value is not None and value.const_value.nbytes > _MOST_OWN_BYTES:

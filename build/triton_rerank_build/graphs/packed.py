@@ -52,8 +52,8 @@ class PackedGraph(nn.Module):
         Returns:
             [num_pairs, 1] fp32.
         """
-        columns = _columns(row_length)
-        index, inside = _row_index(row_length, columns)
+        columns = grid_columns(row_length)
+        index, inside = row_index(row_length, columns)
         ids = torch.index_select(input_ids, 0, index.flatten()).view(index.shape)
         mask = torch.index_select(attention_mask, 0, index.flatten()).view(index.shape)
         # A row has a first token, whatever its mask says: rows of padding alone, Triton's warm-up, read no neighbour.
@@ -73,7 +73,7 @@ class PackedGraph(nn.Module):
         return logits
 
 
-def _columns(row_length: Tensor) -> Tensor:
+def grid_columns(row_length: Tensor) -> Tensor:
     """0 to the longest row, [1, longest] int32."""
     longest = row_length.max().item()
     _tell(longest >= 1)
@@ -85,7 +85,7 @@ def _tell(fact: bool) -> None:
     torch._check(fact)  # type: ignore[no-untyped-call]
 
 
-def _row_index(row_length: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
+def row_index(row_length: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
     """Where the elements of each row lie in the input, and which of the places are inside the row.
 
     Returns:

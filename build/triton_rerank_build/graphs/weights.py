@@ -18,21 +18,37 @@ def load_model(checkpoint: Checkpoint) -> "HfModule":
     Raises:
         UnsupportedModelError: The weights cannot be read, or some are missing.
     """
-    model, report = _load(checkpoint)
+    from transformers import AutoModelForSequenceClassification
+
+    return _checked(checkpoint, AutoModelForSequenceClassification)
+
+
+def load_language_model(checkpoint: Checkpoint) -> "HfModule":
+    """A language model in PyTorch, fp32, with its head over the vocabulary.
+
+    Raises:
+        UnsupportedModelError: The weights cannot be read, or some are missing.
+    """
+    from transformers import AutoModelForCausalLM
+
+    return _checked(checkpoint, AutoModelForCausalLM)
+
+
+def _checked(checkpoint: Checkpoint, auto_class: Any) -> "HfModule":  # noqa: ANN401
+    model, report = _load(checkpoint, auto_class)
     if report["missing_keys"] and (wrapper := _wrapper(report["unexpected_keys"])):
-        model, report = _load(checkpoint, key_mapping={f"^{wrapper}": ""})
+        model, report = _load(checkpoint, auto_class, key_mapping={f"^{wrapper}": ""})
     # transformers fills missing weights with random numbers and only warns.
     if missing := sorted(report["missing_keys"]):
         raise UnsupportedModelError(f"{checkpoint.name} lacks {len(missing)} weights, among them {missing[0]}")
     return model.eval()
 
 
-def _load(checkpoint: Checkpoint, **options: Any) -> "tuple[HfModule, dict[str, Any]]":  # noqa: ANN401
+def _load(checkpoint: Checkpoint, auto_class: Any, **options: Any) -> "tuple[HfModule, dict[str, Any]]":  # noqa: ANN401
     import torch
-    from transformers import AutoModelForSequenceClassification
 
     try:
-        loaded: tuple[HfModule, dict[str, Any]] = AutoModelForSequenceClassification.from_pretrained(
+        loaded: tuple[HfModule, dict[str, Any]] = auto_class.from_pretrained(
             str(checkpoint.folder),
             dtype=torch.float32,
             attn_implementation="sdpa",

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from onnxruntime import InferenceSession
     from tokenizers import Tokenizer
 
-    from triton_rerank_build.graphs.encoder_parts import HfModule
+    from triton_rerank_build.graphs.networks import Logits
 
 TOLERANCE = {"fp32": 1e-4, "fp16": 2e-2}
 # The gate of int8. Pairs whose logits differ by less than INT8_NOISE (0.025 of a relevance score at most) may change
@@ -87,29 +87,15 @@ def make_batches(tokenizer: "Tokenizer", max_length: int, layout: TextLayout) ->
     return batches
 
 
-def reference_logits(
-    model: "HfModule", batches: Sequence[Batch], relevant: int | None = None
-) -> list[npt.NDArray[np.float32]]:
-    """[num_pairs, 1] fp32 for each batch, from transformers' forward.
-
-    Args:
-        model: In PyTorch.
-        batches: The rows.
-        relevant: Of two logits the one that stands for relevance, less the other; None if there is one.
-    """
+def reference_logits(logits: "Logits", batches: Sequence[Batch]) -> list[npt.NDArray[np.float32]]:
+    """[num_pairs, 1] fp32 for each batch, from transformers' forward."""
     import torch
 
-    typed = any((batch.attention_mask > 1).any() for batch in batches)  # DistilBERT's forward takes no types
     results = []
     with torch.inference_mode():
         for batch in bar(batches, "PyTorch"):
-            inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask > 0}
-            if typed:
-                inputs["token_type_ids"] = batch.attention_mask > 1
-            logits = model(**{name: torch.from_numpy(array).long() for name, array in inputs.items()}).logits
-            if relevant is not None:
-                logits = (logits[:, relevant] - logits[:, 1 - relevant])[:, None]
-            results.append(logits.numpy())
+            ids, mask = (torch.from_numpy(array).long() for array in (batch.input_ids, batch.attention_mask))
+            results.append(logits(ids, mask).numpy())
     return results
 
 

@@ -64,11 +64,12 @@ def packed_logits(
     """[num_pairs, 1] fp32 for each request of each joined batch.
 
     Args:
-        graph: The packed graph, with its reference beside it.
+        graph: The packed graph, with its reference beside it if it needs one.
         batches: The requests.
         joined: Which of them are computed together.
     """
-    session = cpu_session(graph.with_name(REFERENCE_FILE))
+    reference = graph.with_name(REFERENCE_FILE)
+    session = cpu_session(reference if reference.is_file() else graph)
     results = []
     for batch in bar(joined, "ONNX Runtime, packed"):
         requests = [_as_sent(batches[index]) for index in batch.requests]
@@ -83,7 +84,7 @@ def prove_packed(
     """Compare the packed graph with the reference logits of PyTorch.
 
     Args:
-        graph: The packed graph, with its reference beside it.
+        graph: The packed graph, with its reference beside it if it needs one.
         batches: Padded rows, from `make_batches`.
         expected: PyTorch's logits of each batch.
         precision: Of the graph.

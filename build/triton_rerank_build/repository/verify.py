@@ -52,7 +52,8 @@ def verify(repository: str | Path = "model_repository") -> Manifest:
     folder = repository / CROSS_ENCODER
     graphs = {padded_graph(folder): PADDED_INPUTS}
     if manifest.packed is not None:
-        graphs |= {folder / MODEL_FILE: PACKED_INPUTS, folder / REFERENCE_FILE: PACKED_INPUTS}
+        files = [folder / MODEL_FILE, folder / REFERENCE_FILE]
+        graphs |= {path: PACKED_INPUTS for path in files if path.is_file()}
     check_installation(repository, manifest, RERANKER, graphs, _LOGITS)
     return manifest
 

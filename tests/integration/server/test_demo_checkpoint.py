@@ -19,6 +19,8 @@ from triton_rerank_build.checkpoints import demo
 from triton_rerank_build.checkpoints.demo import demo_checkpoint, demo_revision
 from triton_rerank_build.checkpoints.resolve import resolve_checkpoint
 from triton_rerank_build.cli.examples import EXAMPLES
+from triton_rerank_build.graphs.cross_encoder import RerankGraph
+from triton_rerank_build.graphs.networks import classifier_logits
 from triton_rerank_build.graphs.onnx import export_onnx
 from triton_rerank_build.graphs.rows import template_layout
 from triton_rerank_build.graphs.tokenizer import load_tokenizer
@@ -123,8 +125,9 @@ def test_int8_passes_its_gate_and_one_scale_for_a_matrix_does_not(folder, tmp_pa
     tokenizer, model = load_tokenizer(source), load_model(source)
     layout = template_layout(tokenizer, model.config.pad_token_id, token_types=False)
     batches = make_batches(tokenizer, 64, layout)
-    expected = reference_logits(model, batches)
-    path = export_onnx(model, tmp_path, precision="int8", max_length=64, token_types=False)
+    expected = reference_logits(classifier_logits(model), batches)
+    graph = RerankGraph(model, dtype=torch.float32, token_types=False).eval()
+    path = export_onnx(graph, tmp_path, precision="int8", max_length=64)
     assert prove(path, batches, expected, "int8").kendall_tau > 0.97
 
     graph = onnx.load(path)

@@ -17,6 +17,8 @@ from support.tiny_models import FAMILIES, LIMIT, tiny_checkpoint
 from triton_rerank_build import ParityError
 from triton_rerank_build.checkpoints.resolve import resolve_checkpoint
 from triton_rerank_build.contract import ATTENTION_DOMAIN, ATTENTION_OPERATOR, REFERENCE_DOMAIN
+from triton_rerank_build.graphs.cross_encoder import RerankGraph
+from triton_rerank_build.graphs.networks import classifier_logits
 from triton_rerank_build.graphs.onnx import export_onnx
 from triton_rerank_build.graphs.reference import attention_by_rows, to_reference
 from triton_rerank_build.graphs.rows import template_layout
@@ -138,7 +140,7 @@ def proof(exported):
         source = resolve_checkpoint(str(exported(family).checkpoint))
         tokenizer, model = load_tokenizer(source), load_model(source)
         batches = make_batches(tokenizer, LIMIT, exported(family).manifest.layout)
-        return batches, reference_logits(model, batches), exported(family).packed
+        return batches, reference_logits(classifier_logits(model), batches), exported(family).packed
 
     return made
 
@@ -230,8 +232,9 @@ def test_a_wide_network_shares_its_matrices_and_keeps_vectors_of_its_own(tmp_pat
     graphs.mkdir()
     tokenizer, model = load_tokenizer(source), load_model(source)
     batches = make_batches(tokenizer, LIMIT, template_layout(tokenizer, model.config.pad_token_id, token_types=False))
-    expected = reference_logits(model, batches)
-    path = export_onnx(model, graphs, precision="fp16", max_length=LIMIT, token_types=False)
+    expected = reference_logits(classifier_logits(model), batches)
+    graph = RerankGraph(model, dtype=torch.float16, token_types=False).eval()
+    path = export_onnx(graph, graphs, precision="fp16", max_length=LIMIT)
 
     assert prove_packed(path, batches, expected, "fp16").worst_difference < 2e-2
     packed, padded = (

@@ -9,6 +9,7 @@ from transformers import AutoModelForSequenceClassification
 from support.tiny_models import LIMIT, tiny_checkpoint
 from triton_rerank_build import ParityError, UnsupportedModelError, export, exporter
 from triton_rerank_build.checkpoints.resolve import resolve_checkpoint
+from triton_rerank_build.graphs.networks import classifier_logits
 from triton_rerank_build.graphs.tokenizer import load_tokenizer
 from triton_rerank_build.graphs.weights import load_model
 from triton_rerank_build.parity.compare import (
@@ -28,7 +29,7 @@ def proved(tiny_exports):
     source = resolve_checkpoint(str(made.checkpoint))
     tokenizer, model = load_tokenizer(source), load_model(source)
     batches = make_batches(tokenizer, LIMIT, made.manifest.layout)
-    expected = reference_logits(model, batches)
+    expected = reference_logits(classifier_logits(model), batches)
     return batches, expected, made.graph
 
 

@@ -15,6 +15,7 @@ from onnx import numpy_helper
 from support.tiny_models import FAMILIES, LIMIT, tiny_checkpoint
 from triton_rerank_build import EmbeddedServer, ParityError, UnsupportedModelError, export, verify
 from triton_rerank_build.checkpoints.resolve import resolve_checkpoint
+from triton_rerank_build.graphs.networks import classifier_logits
 from triton_rerank_build.graphs.quantize import quantize
 from triton_rerank_build.graphs.tokenizer import load_tokenizer
 from triton_rerank_build.graphs.weights import load_model
@@ -47,7 +48,7 @@ class Quantized:
         model = load_model(self.source)
         tokenizer = load_tokenizer(self.source)
         batches = make_batches(tokenizer, LIMIT, self.manifest.layout)
-        return batches, reference_logits(model, batches)
+        return batches, reference_logits(classifier_logits(model), batches)
 
 
 @pytest.fixture(scope="module")
