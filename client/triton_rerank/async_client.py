@@ -135,11 +135,12 @@ class AsyncRerankClient(BaseClient):
         max_length: int | None = None,
         query_max_length: int | None = None,
         priority: int | None = None,
+        instruction: str | None = None,
         timeout: float | None = None,
     ) -> list[float]:
         """Score (query, document) pairs in their order: see `RerankClient.score`."""
         with self._call("score", timeout) as call:
-            job = ScoreJob(pairs, max_length, query_max_length, priority)
+            job = ScoreJob(pairs, max_length, query_max_length, priority, instruction)
             if job.logits:
                 await self._learn(call, info=job.needs_info)
                 await self._run(job, call)
@@ -182,7 +183,7 @@ class AsyncRerankClient(BaseClient):
 
     async def _run(self, job: Job, call: Call) -> None:
         """Send a job's rounds until it has no more rows to score."""
-        call.target.served.check_priority(job.parameters.get("priority"))
+        call.target.served.check(job.parameters)
         while parts := job.next_round(call.target.served.limits(self._pairs_per_request)):
             while parts:
                 left = dict(enumerate(parts))

@@ -244,7 +244,7 @@ class BaseClient:
             len(parts),
             lambda index: self._messages.infer_request(call.target.model, parts[index], job.parameters),
             most_running=max(2, _PAIRS_IN_FLIGHT // max(len(part.rows) for part in parts)),
-            priority=job.parameters.get("priority"),
+            priority=self._messages.priority_of(job.parameters),
         )
 
     def _cut_again(self, parts: Iterable[Part], call: Call) -> list[Part]:

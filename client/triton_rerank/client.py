@@ -93,6 +93,8 @@ class RerankClient(BaseClient):
                   the others follow in late interaction's order (see `RerankResult.stage`). An int is the number of
                   documents that this model scores, a float their share; a `Cascade` names another first stage. If that
                   number is not below that of the documents, the first stage is left out.
+                - instruction: What a model that takes instructions (Qwen3-Reranker) is told to look for; by default its
+                  own, `ModelInfo.instruction`.
                 - timeout: Seconds for the whole call, both stages and retries included; the client's if None.
 
         Returns:
@@ -195,6 +197,7 @@ class RerankClient(BaseClient):
         max_length: int | None = None,
         query_max_length: int | None = None,
         priority: int | None = None,
+        instruction: str | None = None,
         timeout: float | None = None,
     ) -> list[float]:
         """Score (query, document) pairs.
@@ -205,6 +208,7 @@ class RerankClient(BaseClient):
             max_length: See `rerank`.
             query_max_length: See `rerank`.
             priority: See `rerank`.
+            instruction: See `rerank`.
             timeout: Seconds for the whole call.
 
         Returns:
@@ -214,7 +218,7 @@ class RerankClient(BaseClient):
             RerankError: As `rerank`.
         """
         with self._call("score", timeout) as call:
-            job = ScoreJob(pairs, max_length, query_max_length, priority)
+            job = ScoreJob(pairs, max_length, query_max_length, priority, instruction)
             if job.logits:
                 self._learn(call, info=job.needs_info)
                 self._run(job, call)
@@ -266,7 +270,7 @@ class RerankClient(BaseClient):
 
     def _run(self, job: Job, call: Call) -> None:
         """Send a job's rounds until it has no more rows to score."""
-        call.target.served.check_priority(job.parameters.get("priority"))
+        call.target.served.check(job.parameters)
         while parts := job.next_round(call.target.served.limits(self._pairs_per_request)):
             while parts:
                 left = dict(enumerate(parts))

@@ -78,6 +78,7 @@ class CallOptions(TypedDict, total=False):
     text_from: TextFrom | None
     priority: int | None
     cascade: Cascade | int | float | None
+    instruction: str | None
     timeout: float | None
 
 
@@ -218,6 +219,8 @@ class ModelInfo:
     logit_scale: float | None = None
     """Late interaction: the largest possible logit. A relevance score is logit / logit_scale, the mean cosine of each
     query vector's best match. None for a cross-encoder, whose relevance score is sigmoid(logit)."""
+    instruction: str | None = None
+    """What the model is told by calls that bring no `instruction`; None if it takes none."""
     activation: str | None = None
     """The function of logits that the checkpoint's configuration names for sentence-transformers, such as "Sigmoid" or
     "Identity"; None if it names none. It changes no score here; `triton_rerank.compat.CrossEncoder` applies it."""

@@ -46,6 +46,9 @@ class Body(msgspec.Struct, rename=None):
     ] = None
     truncation: Annotated[bool | None, Meta(description="As truncate, in Voyage's calls.")] = None
     priority: Annotated[int | None, Meta(description="0 is served first; the server's default if absent.")] = None
+    instruction: Annotated[
+        str | None, Meta(description="What to look for; ignored if the model takes no instructions.")
+    ] = None
     max_tokens_per_doc: Annotated[
         int | None, Meta(description="Tokens of a pair; ignored unless the gateway runs with --caller-limits.")
     ] = None

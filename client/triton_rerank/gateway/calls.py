@@ -113,6 +113,8 @@ class Calls:
         }
         if self._settings.cascade is not None and not search.must_fit:  # a first stage may truncate earlier
             options["cascade"] = _wide_enough(self._settings.cascade, search)
+        if info.instruction is not None:
+            options["instruction"] = search.instruction
         if self._settings.caller_limits:
             if search.max_tokens is not None:
                 options["max_length"] = min(search.max_tokens, info.max_length or search.max_tokens)

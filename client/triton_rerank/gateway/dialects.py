@@ -58,6 +58,7 @@ class Search:
     texts: list[str]
     top_n: int | None
     priority: int | None
+    instruction: str | None
     raw_scores: bool
     return_documents: bool
     must_fit: bool
@@ -103,6 +104,7 @@ def read_search(body: Body, dialect: str, limit: int) -> Search:
         texts=texts_of(documents, key, body.rank_fields, limit),
         top_n=_top_n(body),
         priority=body.priority,
+        instruction=body.instruction,
         raw_scores=bool(body.raw_scores),
         return_documents=bool(body.return_text if dialect == "tei" else body.return_documents),
         must_fit=_must_fit(body),

@@ -121,9 +121,16 @@ def _groups(order: list[int], sizes: list[int], max_rows: int, names: str) -> li
     return groups
 
 
-def parameters(max_length: int | None, query_max_length: int | None, priority: int | None) -> dict[str, int]:
+def parameters(
+    max_length: int | None, query_max_length: int | None, priority: int | None, instruction: str | None = None
+) -> dict[str, int | str]:
     """Request parameters; what is not given is not sent, so that the server's defaults hold."""
-    given = {"max_length": max_length, "query_max_length": query_max_length, "priority": priority}
+    given = {
+        "max_length": max_length,
+        "query_max_length": query_max_length,
+        "priority": priority,
+        "instruction": instruction,
+    }
     return {name: value for name, value in given.items() if value is not None}
 
 

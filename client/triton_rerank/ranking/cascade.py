@@ -121,10 +121,17 @@ class CascadeJob(Generic[DocumentT]):
         )
 
     def _first_job(self) -> RerankJob[DocumentT]:
-        """All documents with the first stage's own lengths and priority: they are other models'."""
+        """All documents with the first stage's own lengths, priority and instruction: they are other models'."""
         return RerankJob(
             self._inputs,
-            replace(self._options, max_length=None, query_max_length=None, min_relevance_score=None, priority=None),
+            replace(
+                self._options,
+                max_length=None,
+                query_max_length=None,
+                min_relevance_score=None,
+                priority=None,
+                instruction=None,
+            ),
         )
 
 

@@ -12,7 +12,7 @@ class Job(Protocol):
     """The computation of a call: rounds of rows, until there are none."""
 
     @property
-    def parameters(self) -> Mapping[str, int]:
+    def parameters(self) -> Mapping[str, int | str]:
         """Request parameters of every request."""
         ...
 

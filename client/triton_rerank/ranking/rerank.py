@@ -16,6 +16,7 @@ from triton_rerank.ranking.relevance import Relevance
 from triton_rerank.ranking.validation import (
     MAX_DOCUMENTS,
     check_cascade,
+    check_instruction,
     check_length,
     check_long_documents,
     check_priority,
@@ -44,6 +45,7 @@ class RerankOptions:
     long_documents: LongDocuments = "truncate"
     text_from: TextOf = read_text
     priority: int | None = None
+    instruction: str | None = None
     cascade: Cascade | None = None
 
     @classmethod
@@ -73,6 +75,7 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     "long_documents": check_long_documents,
     "text_from": text_reader,
     "priority": check_priority,
+    "instruction": check_instruction,
     "cascade": check_cascade,
 }
 
@@ -109,16 +112,16 @@ class RerankJob(Generic[DocumentT]):
         self._started = False
 
     @property
-    def parameters(self) -> dict[str, int]:
+    def parameters(self) -> dict[str, int | str]:
         """Request parameters; what is not given is not sent, so that the server's defaults hold."""
         options = self._options
-        return parameters(options.max_length, options.query_max_length, options.priority)
+        return parameters(options.max_length, options.query_max_length, options.priority, options.instruction)
 
     @property
     def needs_info(self) -> bool:
         """Whether the server must be asked first: for the length to cut parts to, or for its priorities."""
         needs_length = self._options.long_documents == "chunk" and self._options.max_length is None
-        return needs_length or self._options.priority is not None
+        return needs_length or self._options.priority is not None or self._options.instruction is not None
 
     def next_round(self, limits: Limits) -> list[Part]:
         """The rows to score next; an empty list when all are scored.

@@ -9,6 +9,7 @@ from typing import Any
 from triton_rerank.errors import InvalidRequestError
 from triton_rerank.ranking.batching import Limits, Part, Scores, cut_rows, parameters
 from triton_rerank.ranking.validation import (
+    check_instruction,
     check_length,
     check_many,
     check_priority,
@@ -23,14 +24,21 @@ class ScoreJob:
     """Logits of pairs, in their order."""
 
     def __init__(
-        self, pairs: Iterable[Any], max_length: object = None, query_max_length: object = None, priority: object = None
+        self,
+        pairs: Iterable[Any],
+        max_length: object = None,
+        query_max_length: object = None,
+        priority: object = None,
+        instruction: object = None,
     ) -> None:
-        self.parameters: dict[str, int] = parameters(
+        self.parameters: dict[str, int | str] = parameters(
             check_length(max_length, "max_length"),
             check_query_length(query_max_length),
             check_priority(priority),
+            check_instruction(instruction),
         )
-        self.needs_info: bool = priority is not None  # for the number of priorities
+        # For the number of priorities, and whether the model takes instructions.
+        self.needs_info: bool = priority is not None or instruction is not None
         checked = [
             _check_pair(pair, index) for index, pair in enumerate(check_many(pairs, "pairs", "pairs", limit=None))
         ]

@@ -18,6 +18,7 @@ MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 """Limit of one message in both directions, set in client and server."""
 
 MAX_DOCUMENTS = 10_000
+MAX_INSTRUCTION_CHARS = 4096
 """Documents in one call: more would occupy a server for minutes; narrowing down is the first stage's work."""
 
 _MOST = 2**31 - 1
@@ -108,6 +109,21 @@ def check_query_length(value: object) -> int | None:
 def check_priority(value: object) -> int | None:
     """None or a priority, 1 the first; the server determines how many there are."""
     return check_optional_int(value, "priority", remedy="pass 1 (first) or more, or None for the server's default")
+
+
+def check_instruction(value: object) -> str | None:
+    """None or an instruction, a text that the server's tokenizer accepts."""
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        raise InvalidRequestError(f"instruction is not text (got {kind_of(value)}); pass a str or None")
+    if len(value) > MAX_INSTRUCTION_CHARS:
+        raise InvalidRequestError(
+            f"instruction has {len(value):,} characters; pass {MAX_INSTRUCTION_CHARS:,} or fewer: it takes room from "
+            "every document"
+        )
+    encode_text(value, "instruction")
+    return value
 
 
 def check_timeout(timeout: object) -> float | None:

@@ -66,7 +66,7 @@ def _with_stub(channel: Channel) -> tuple[Channel, Stub]:
     return channel, service_pb2_grpc.GRPCInferenceServiceStub(channel)
 
 
-def infer_request(model: str, part: Part, parameters: Mapping[str, int]) -> Request:
+def infer_request(model: str, part: Part, parameters: Mapping[str, int | str]) -> Request:
     """A part as Triton's ModelInferRequest."""
     message = service_pb2.ModelInferRequest(model_name=model)
     for name in ("query", "document"):
@@ -75,9 +75,17 @@ def infer_request(model: str, part: Part, parameters: Mapping[str, int]) -> Requ
     for name in OUTPUTS:
         message.outputs.add(name=name)
     for name, value in parameters.items():
-        if name != "priority":
+        if isinstance(value, str):
+            message.parameters[name].string_param = value
+        elif name != "priority":
             message.parameters[name].int64_param = value
-    return Request("ModelInfer", message, parameters.get("priority"))
+    return Request("ModelInfer", message, priority_of(parameters))
+
+
+def priority_of(parameters: Mapping[str, int | str]) -> int | None:
+    """The priority among request parameters."""
+    value = parameters.get("priority")
+    return value if isinstance(value, int) else None
 
 
 def info_request(model: str, part: Part) -> Request:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from triton_rerank.errors import InvalidRequestError, ModelNotFoundError
 from triton_rerank.ranking.batching import Limits
@@ -128,9 +128,12 @@ class ServedModel:
             return Limits(rows)
         return Limits(rows, self._info.default_max_length)
 
-    def check_priority(self, priority: int | None) -> None:
-        """Refuse a priority that the server does not have: Triton would silently use its default instead."""
-        if priority is None:
+    def check(self, parameters: Mapping[str, int | str]) -> None:
+        """Refuse what the server would ignore: a priority that it does not have, an instruction to no such model."""
+        if "instruction" in parameters and self.info.instruction is None:
+            raise InvalidRequestError(f"model {self.name!r} takes no instruction; pass None")
+        priority = parameters.get("priority")
+        if not isinstance(priority, int):
             return
         levels = self.info.priority_levels
         if levels is None:

@@ -115,7 +115,16 @@ def model_info(
         manifest=said,
         logit_scale=logit_scale,
         activation=text("activation"),
+        instruction=_instruction(said),
     )
+
+
+def _instruction(said: Mapping[str, Any]) -> str | None:
+    """The default instruction, in the builder's description of the text layout."""
+    layout = said.get("layout")
+    told = layout.get("instruction") if isinstance(layout, Mapping) else None
+    default = told.get("default") if isinstance(told, Mapping) else None
+    return default if isinstance(default, str) else None
 
 
 def _priority_levels(config: Message) -> int:

@@ -94,6 +94,16 @@ def test_min_relevance_score_lies_between_0_and_1(value):
         options(min_relevance_score=value)
 
 
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [(3, "is not text"), (b"x", "is not text"), ("a" * 4097, "has 4,097 characters"), ("\ud800", "surrogate")],
+)
+def test_an_instruction_is_a_text_of_limited_length(value, words):
+    for refused in (lambda: options(instruction=value), lambda: ScoreJob([("q", "d")], instruction=value)):
+        with pytest.raises(InvalidRequestError, match=f"instruction.*{words}"):
+            refused()
+
+
 @pytest.mark.parametrize("value", [0, -1, True, 1.0, "interactive"])
 def test_priority_is_a_whole_number_from_1_on(value):
     with pytest.raises(InvalidRequestError, match="priority is"):
