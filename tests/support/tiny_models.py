@@ -21,12 +21,22 @@ LIMIT = 80
 _SIZES = {
     "distilbert": {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 64},
     "electra": {"embedding_size": 16},
+    # Layers of both kinds, the local ones with a window far below the limit.
+    "modernbert": {
+        "num_hidden_layers": 4,
+        "local_attention": 16,
+        "bos_token_id": 0,
+        "eos_token_id": 2,
+        "cls_token_id": 0,
+        "sep_token_id": 2,
+        "norm_bias": True,
+    },
 }
 _VOCAB = 600
 _LONGEST_PIECE = 12
 _TEXTS = [text for pair in PAIRS for text in pair]
 # Families whose tokenizers are of another's kind.
-_TOKENIZER_OF = {"camembert": "xlm-roberta", "electra": "bert", "distilbert": "bert"}
+_TOKENIZER_OF = {"camembert": "xlm-roberta", "electra": "bert", "distilbert": "bert", "modernbert": "bert"}
 
 
 def tiny_checkpoint(
@@ -62,12 +72,12 @@ def tiny_checkpoint(
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             # transformers starts every bias at 0 and every LayerNorm at 1: the graph would hold one constant for all.
-            if name.endswith("bias") or "LayerNorm" in name:
+            if name.endswith("bias") or "norm" in name.lower():
                 parameter.add_(torch.randn(parameter.shape), alpha=0.1)
     model.save_pretrained(folder)
     tokenizer.save(str(folder / "tokenizer.json"))
     settings: dict[str, object] = {"tokenizer_class": "PreTrainedTokenizerFast", **special}
-    if "[SEP]" in special.values() and family != "distilbert":
+    if "[SEP]" in special.values() and family not in ("distilbert", "modernbert"):
         settings["model_input_names"] = ["input_ids", "token_type_ids", "attention_mask"]
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
     return folder

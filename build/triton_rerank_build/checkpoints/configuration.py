@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from triton_rerank_build.checkpoints.families import DECODERS, ENCODERS, FAMILIES
+from triton_rerank_build.checkpoints.families import DECODERS, ENCODERS, FAMILIES, MODERN
 from triton_rerank_build.errors import UnsupportedModelError
 
 # The special tokens of a pair, a short query and a few tokens of the document.
@@ -42,7 +42,7 @@ def intermediate_size(config: Mapping[str, Any], family: str, name: str) -> int:
     size = config.get(facts.intermediate_size, facts.intermediate_default)
     if not isinstance(size, int) or size < 1:
         raise UnsupportedModelError(f"config.json of {name} has no usable {facts.intermediate_size}")
-    return size
+    return size * facts.widest
 
 
 def attention_heads(config: Mapping[str, Any]) -> int:
@@ -90,6 +90,8 @@ def check_network(config: Mapping[str, Any], name: str, *, late_interaction: boo
         raise UnsupportedModelError(f"{name} is of type {family!r}; supported are {', '.join(known)}")
     if family in DECODERS:
         _check_decoder(config, name)
+    elif family in MODERN:
+        _check_positions(config, name)
     elif config.get("position_embedding_type", "absolute") != "absolute" or config.get("is_decoder"):
         raise UnsupportedModelError(f"{name} has relative positions or a decoder; supported are plain encoders")
     return str(family)
@@ -98,6 +100,10 @@ def check_network(config: Mapping[str, Any], name: str, *, late_interaction: boo
 def _check_decoder(config: Mapping[str, Any], name: str) -> None:
     if config.get("use_sliding_window"):
         raise UnsupportedModelError(f"{name} attends in a sliding window; supported is attention to all tokens")
+    _check_positions(config, name)
+
+
+def _check_positions(config: Mapping[str, Any], name: str) -> None:
     positions = config.get("rope_scaling") or config.get("rope_parameters") or {}
     kind = positions.get("rope_type", positions.get("type", "default"))
     if kind != "default":

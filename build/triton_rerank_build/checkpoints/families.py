@@ -15,6 +15,7 @@ class Family:
         intermediate_size: Name of the width of the feed-forward network in config.json.
         intermediate_default: That width where config.json has none.
         most: Tokens of the longest pair, where the table of positions is longer.
+        widest: Times that width, the width of a layer's widest state: 2 where both inputs of a gate are one projection.
         token_types: Whether the network has vectors of token types.
         examples: Published checkpoints.
     """
@@ -23,6 +24,7 @@ class Family:
     counts_from_pad: bool = False
     intermediate_size: str = "intermediate_size"
     intermediate_default: int = 3072
+    widest: int = 1
     token_types: bool = True
     most: int | None = None
     examples: tuple[str, ...] = ()
@@ -62,4 +64,14 @@ _DECODER_LIMIT = 8192
 DECODERS: Mapping[str, Family] = {
     "qwen3": Family(most=_DECODER_LIMIT, token_types=False, examples=("Qwen/Qwen3-Reranker-0.6B",)),
 }
-FAMILIES: Mapping[str, Family] = {**ENCODERS, **DECODERS}
+# Pre-LN encoders with rotary positions: the network of `graphs.modernbert`.
+MODERN: Mapping[str, Family] = {
+    "modernbert": Family(
+        50_283,
+        intermediate_default=1152,
+        widest=2,
+        token_types=False,
+        examples=("Alibaba-NLP/gte-reranker-modernbert-base", "cross-encoder/ettin-reranker-150m-v1"),
+    ),
+}
+FAMILIES: Mapping[str, Family] = {**ENCODERS, **MODERN, **DECODERS}

@@ -22,6 +22,11 @@ class Module:
     kind: str
     folder: Path
 
+    @property
+    def files(self) -> list[Path]:
+        """Its configuration and weights."""
+        return sorted(path for path in self.folder.iterdir() if path.is_file())
+
 
 def _list_modules(folder: Path, name: str) -> list[Module]:
     """The modules of a checkpoint, in order; none if it has no modules.json.
@@ -52,10 +57,12 @@ class Modules:
     Attributes:
         transformer: The folder with config.json, weights and tokenizer.
         answers: Tokens of a language model's two answers, relevant and not; None if no module names them.
+        head: Dense and LayerNorm modules that follow on the state of the first token, and end in one logit.
     """
 
     transformer: Path
     answers: tuple[int, int] | None = None
+    head: tuple[Module, ...] = ()
 
 
 def read_modules(folder: Path, name: str, *, late_interaction: bool) -> Modules:
@@ -73,13 +80,28 @@ def read_modules(folder: Path, name: str, *, late_interaction: bool) -> Modules:
     if not modules:
         return Modules(folder)
     kinds = [module.kind for module in modules]
+    if kinds[0] == "Transformer" and (late_interaction or len(kinds) == 1):
+        return Modules(modules[0].folder)
     if kinds == ["Transformer", "LogitScore"]:
-        return Modules(modules[0].folder, _answers(modules[1].folder, name))
-    if kinds[0] != "Transformer" or (not late_interaction and len(kinds) > 1):
-        raise UnsupportedModelError(
-            f"{name} has the modules {', '.join(kinds)}; supported is a Transformer with a classifier or LogitScore"
-        )
-    return Modules(modules[0].folder)
+        return Modules(modules[0].folder, answers=_answers(modules[1].folder, name))
+    if kinds[:2] == ["Transformer", "Pooling"] and kinds[-1] == "Dense" and {*kinds[2:]} <= {"Dense", "LayerNorm"}:
+        _check_pooling(modules[1].folder, name)
+        return Modules(modules[0].folder, head=tuple(modules[2:]))
+    raise UnsupportedModelError(
+        f"{name} has the modules {', '.join(kinds)}; supported is a Transformer with a classifier, with "
+        "LogitScore, or with Pooling of the first token, Dense and LayerNorm, the last of them Dense"
+    )
+
+
+def _check_pooling(folder: Path, name: str) -> None:
+    config = read_json(folder / "config.json", name)
+    # Releases before 5.4 wrote a flag for each mode.
+    flags = [
+        key.removeprefix("pooling_mode_") for key, value in config.items() if key != "pooling_mode" and value is True
+    ]
+    mode = config.get("pooling_mode", next((flag for flag in flags if flag.endswith("_token") or "_" in flag), None))
+    if mode not in ("cls", "cls_token"):
+        raise UnsupportedModelError(f"{name} pools by {mode!r}; supported is the state of the first token (cls)")
 
 
 def _answers(folder: Path, name: str) -> tuple[int, int]:

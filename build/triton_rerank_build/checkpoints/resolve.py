@@ -14,9 +14,9 @@ from triton_rerank_build.checkpoints.configuration import (
     read_json,
     relevant_label,
 )
-from triton_rerank_build.checkpoints.families import ENCODERS, FAMILIES
+from triton_rerank_build.checkpoints.families import ENCODERS, FAMILIES, MODERN
 from triton_rerank_build.checkpoints.hub import download, looks_like_hub_id
-from triton_rerank_build.checkpoints.modules import read_modules
+from triton_rerank_build.checkpoints.modules import Module, read_modules
 from triton_rerank_build.errors import UnsupportedModelError
 from triton_rerank_build.support.files import sha256_file, sha256_texts
 
@@ -45,6 +45,7 @@ class Checkpoint:
         pad_token_id: Fills a row.
         answers: Tokens of a language model's two answers, as modules of sentence-transformers name them: relevant, not.
         num_heads: Attention heads of a layer.
+        head: Modules of sentence-transformers in place of a classifier.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Checkpoint:
     pad_token_id: int = 0
     answers: tuple[int, int] | None = None
     num_heads: int = 12
+    head: tuple[Module, ...] = ()
 
     @property
     def padded_heads(self) -> int | None:
@@ -144,12 +146,17 @@ def inspect_folder(
     folder = modules.transformer
     config = read_json(folder / "config.json", name)
     family = check_network(config, name, late_interaction=late_interaction)
-    relevant = None if late_interaction else relevant_label(config, name, label)
+    if modules.head and family not in MODERN:
+        raise UnsupportedModelError(
+            f"{name} is of type {family!r}; modules after it are supported for {', '.join(MODERN)}"
+        )
+    headless = late_interaction or bool(modules.head)
+    relevant = None if headless else relevant_label(config, name, label)
     _check_tokenizer(folder, name)
     weights = _weight_files(folder, name)
     if revision is None:
         small = [folder / name for name in ("config.json", "tokenizer.json", *([COLBERT_FILE] if colbert else []))]
-        revision = _digest([*small, *weights])
+        revision = _digest([*small, *weights, *(path for module in modules.head for path in module.files)])
     return Checkpoint(
         name,
         folder,
@@ -165,6 +172,7 @@ def inspect_folder(
         FAMILIES[family].padding(config),
         modules.answers,
         attention_heads(config),
+        modules.head,
     )
 
 

@@ -39,8 +39,9 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "checkpoint",
         metavar="CHECKPOINT",
         help="a local folder, an id on the Hugging Face hub, or `demo`: a small multilingual reranker made "
-        "of files from the Python package index (BERT, RoBERTa, XLM-R, CamemBERT, ELECTRA or DistilBERT with "
-        "one logit or two labels; Qwen3-Reranker); a ColBERT checkpoint, or `demo-late`, for late interaction",
+        "of files from the Python package index (a sequence classifier with one logit or "
+        "two labels, or Qwen3-Reranker; build/README.md lists the families); a ColBERT checkpoint, or `demo-late`, for "
+        "late interaction",
     )
     parser.add_argument(
         "--precision",

@@ -73,12 +73,13 @@ class Norm(nn.Module):
     def __init__(self, norm: nn.LayerNorm, dtype: torch.dtype) -> None:
         super().__init__()
         self.weight = _own(norm.weight, dtype)
-        self.bias = _own(norm.bias, dtype)
+        self.bias = None if norm.bias is None else _own(norm.bias, dtype)
         self.eps = norm.eps
 
     def forward(self, hidden: Tensor) -> Tensor:
         """[..., hidden] -> the same shape and type."""
-        weight, bias = self.weight.to(hidden.dtype), self.bias.to(hidden.dtype)
+        weight = self.weight.to(hidden.dtype)
+        bias = None if self.bias is None else self.bias.to(hidden.dtype)
         return functional.layer_norm(hidden, weight.shape, weight, bias, self.eps)
 
 
@@ -203,7 +204,7 @@ class RerankGraph(nn.Module):
     """The exported network.
 
     Args:
-        model: A transformers sequence classifier with one logit (`one_logit`), fp32; consumed, its weights move over.
+        model: A transformers sequence classifier with one logit (`reduce_labels`), fp32; its weights move over.
         dtype: Type of weights and matrix products, `torch.float32` or `torch.float16`.
         token_types: See `Embeddings`.
     """

@@ -11,11 +11,16 @@ It takes over the parameters of a transformers model. What differs from transfor
 - At fp16 the residual sums, RMSNorm, softmax and the score stay in fp32.
 """
 
+from typing import TypeAlias
+
 import torch
 from torch import Tensor, nn
 
 from triton_rerank_build.graphs.cross_encoder import MASKED, Projection, attention_bias
 from triton_rerank_build.graphs.encoder_parts import HfModule
+
+AnglesOf: TypeAlias = tuple[Tensor, Tensor]
+"""Cosine and sine of some positions, each [1 or num_pairs, num_rows, 1, head_size]."""
 
 
 class RmsNorm(nn.Module):
@@ -41,21 +46,20 @@ class Words(nn.Module):
 
 
 class Angles(nn.Module):
-    """Cosine and sine of the rotary positions."""
+    """Cosine and sine of the rotary positions, each [1, max_length, head_size]."""
 
-    def __init__(self, rotary: HfModule, max_length: int) -> None:
+    def __init__(self, cosine: Tensor, sine: Tensor) -> None:
         super().__init__()
-        cosine, sine = rotary(torch.zeros(1), torch.arange(max_length)[None])
         # [1, max_length, 1, head_size]: the shape in which they are used, else the exporter writes them twice.
         self.cosine = nn.Parameter(cosine[:, :, None].clone(), requires_grad=False)
         self.sine = nn.Parameter(sine[:, :, None].clone(), requires_grad=False)
 
-    def forward(self, length: int) -> tuple[Tensor, Tensor]:
+    def forward(self, length: int) -> AnglesOf:
         """Twice [1, length, 1, head_size]."""
         return self.cosine[:, :length], self.sine[:, :length]
 
 
-def rotate(hidden: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:
+def rotate(hidden: Tensor, angles: AnglesOf) -> Tensor:
     """Turn each head by the angles of its position: [num_pairs, num_rows, num_heads, head_size] fp32."""
     cosine, sine = angles
     half = hidden.shape[-1] // 2
@@ -86,8 +90,8 @@ class DecoderLayer(nn.Module):
         self,
         rows: Tensor,
         context: Tensor,
-        row_angles: tuple[Tensor, Tensor],
-        angles: tuple[Tensor, Tensor],
+        row_angles: AnglesOf,
+        angles: AnglesOf,
         bias: Tensor,
     ) -> Tensor:
         """Update `rows` by what they attend to in `context`.
@@ -138,7 +142,7 @@ class DecoderGraph(nn.Module):
     def __init__(self, model: HfModule, score: Tensor, *, max_length: int, dtype: torch.dtype) -> None:
         super().__init__()
         self.embeddings = Words(model.embed_tokens, dtype)
-        self.angles = Angles(model.rotary_emb, max_length)
+        self.angles = Angles(*model.rotary_emb(torch.zeros(1), torch.arange(max_length)[None]))
         self.layers = nn.ModuleList(DecoderLayer(layer, model.config, dtype) for layer in model.layers)
         self.norm = RmsNorm(model.norm)
         self.score = nn.Parameter(score.detach().float().clone()[:, None], requires_grad=False)

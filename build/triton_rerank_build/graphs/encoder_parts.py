@@ -85,18 +85,17 @@ def head_of(model: HfModule) -> HeadParts:
     return HeadParts(head.dense, torch.tanh, head.out_proj)
 
 
-def one_logit(model: HfModule, relevant: int | None) -> None:
-    """Turn a head of two labels into one logit, in place: that of the relevant label less that of the other.
+def reduce_labels(out: nn.Linear, relevant: int | None) -> None:
+    """Turn the last layer of two labels into one logit, in place: that of the relevant label less that of the other.
 
     The softmax of two logits is the sigmoid of their difference.
 
     Args:
-        model: A sequence classifier with one or two labels.
+        out: Of one or two labels.
         relevant: Index of the label that stands for relevance; None if there is one label.
     """
     if relevant is None:
         return
-    out = head_of(model).out
     with torch.no_grad():
         out.weight = nn.Parameter(out.weight[relevant : relevant + 1] - out.weight[1 - relevant : 2 - relevant])
         out.bias = nn.Parameter(out.bias[relevant : relevant + 1] - out.bias[1 - relevant : 2 - relevant])

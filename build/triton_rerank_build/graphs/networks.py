@@ -6,17 +6,19 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor, nn
 
-from triton_rerank_build.checkpoints.families import DECODERS
+from triton_rerank_build.checkpoints.families import DECODERS, MODERN
 from triton_rerank_build.checkpoints.layout import TextLayout
 from triton_rerank_build.checkpoints.prompts import PROMPTS
 from triton_rerank_build.checkpoints.resolve import Checkpoint
 from triton_rerank_build.graphs.cross_encoder import RerankGraph
 from triton_rerank_build.graphs.decoder import DecoderGraph
-from triton_rerank_build.graphs.encoder_parts import HfModule, one_logit
+from triton_rerank_build.graphs.encoder_parts import HfModule, head_of, reduce_labels
+from triton_rerank_build.graphs.modernbert import ModernGraph
+from triton_rerank_build.graphs.module_head import load_head
 from triton_rerank_build.graphs.prompted import answer_ids, check_same_prompts, prompt_layout
 from triton_rerank_build.graphs.rows import template_layout
 from triton_rerank_build.graphs.tokenizer import check_same_ids, has_token_types
-from triton_rerank_build.graphs.weights import load_language_model, load_model
+from triton_rerank_build.graphs.weights import load_base, load_language_model, load_model
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -59,8 +61,11 @@ def load_network(checkpoint: Checkpoint, tokenizer: "Tokenizer") -> Network:
     Raises:
         UnsupportedModelError: They cannot be read, or do not fit the tokenizer.
     """
-    kind = Decoder if checkpoint.family in DECODERS else Encoder
-    return kind(checkpoint, tokenizer)
+    if checkpoint.family in DECODERS:
+        return Decoder(checkpoint, tokenizer)
+    if checkpoint.family in MODERN:
+        return Modern(checkpoint, tokenizer)
+    return Encoder(checkpoint, tokenizer)
 
 
 def classifier_logits(model: HfModule, relevant: int | None = None) -> Logits:
@@ -97,8 +102,39 @@ class Encoder:
 
     def graph(self, dtype: torch.dtype, max_length: int) -> nn.Module:
         """See `Network`."""
-        one_logit(self.model, self._checkpoint.relevant)
+        reduce_labels(head_of(self.model).out, self._checkpoint.relevant)
         return RerankGraph(self.model, dtype=dtype, token_types=bool(self.layout.token_types)).eval()
+
+
+class Modern:
+    """ModernBERT with a classifier, or with modules of sentence-transformers."""
+
+    def __init__(self, checkpoint: Checkpoint, tokenizer: "Tokenizer") -> None:
+        self._checkpoint, self._tokenizer = checkpoint, tokenizer
+        self.model = load_base(checkpoint) if checkpoint.head else load_model(checkpoint)
+        self._head = load_head(checkpoint.head, checkpoint.name) if checkpoint.head else []
+        self.layout = template_layout(tokenizer, self.model.config.pad_token_id, token_types=False)
+
+    def check_ids(self, pairs: Iterable[tuple[str, str]]) -> None:
+        """See `Network`."""
+        check_same_ids(self._tokenizer, self._checkpoint, pairs, self.layout)
+
+    def logits(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """See `Network`."""
+        if not self._head:
+            return classifier_logits(self.model, self._checkpoint.relevant)(input_ids, attention_mask)
+        states = self.model(input_ids=input_ids, attention_mask=(attention_mask > 0).long()).last_hidden_state
+        logits: Tensor = nn.Sequential(*self._head)(states[:, 0])
+        return logits
+
+    def graph(self, dtype: torch.dtype, max_length: int) -> nn.Module:
+        """See `Network`."""
+        head, model = self._head, self.model
+        if not head:
+            reduce_labels(model.classifier, self._checkpoint.relevant)
+            head = [model.head.dense, model.head.act, model.head.norm, model.classifier]
+        mean = not self._head and model.config.classifier_pooling == "mean"
+        return ModernGraph(model.base_model, head, mean=mean, max_length=max_length, dtype=dtype).eval()
 
 
 class Decoder:

@@ -23,6 +23,17 @@ def load_model(checkpoint: Checkpoint) -> "HfModule":
     return _checked(checkpoint, AutoModelForSequenceClassification)
 
 
+def load_base(checkpoint: Checkpoint) -> "HfModule":
+    """A network without a head in PyTorch, fp32.
+
+    Raises:
+        UnsupportedModelError: The weights cannot be read, or some are missing.
+    """
+    from transformers import AutoModel
+
+    return _checked(checkpoint, AutoModel)
+
+
 def load_language_model(checkpoint: Checkpoint) -> "HfModule":
     """A language model in PyTorch, fp32, with its head over the vocabulary.
 

@@ -8,11 +8,12 @@ import onnxruntime
 import pytest
 import safetensors.torch
 import torch
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
 from support.tiny_models import LIMIT, tiny_checkpoint
 from triton_rerank_build import UnsupportedModelError, export, verify
 from triton_rerank_build.checkpoints.resolve import resolve_checkpoint
+from triton_rerank_build.graphs.module_head import load_head
 from triton_rerank_build.graphs.weights import load_model
 from triton_rerank_build.parity.texts import PAIRS
 from triton_rerank_build.repository.layout import padded_graph
@@ -41,7 +42,7 @@ def logits_of_graph(repository, checkpoint):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", ["camembert", "electra", "distilbert"])
+@pytest.mark.parametrize("family", ["camembert", "electra", "distilbert", "modernbert"])
 def test_both_graphs_of_a_family_have_the_logits_of_transformers(tmp_path, family):
     checkpoint = tiny_checkpoint(tmp_path / "tiny", family)
     manifest = export(str(checkpoint), repository=tmp_path / "repository", precision="fp16")
@@ -52,6 +53,72 @@ def test_both_graphs_of_a_family_have_the_logits_of_transformers(tmp_path, famil
     found, expected = logits_of_graph(tmp_path / "repository", checkpoint)
     assert expected.std() > 0.05
     assert np.abs(found - expected).max() < 2e-2
+
+
+def save_module(folder, kind, config, layer=None, prefix=""):
+    """A module as sentence-transformers saves it."""
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(config))
+    if layer is not None:
+        weights = {prefix + name: value for name, value in layer.state_dict().items()}
+        safetensors.torch.save_file(weights, folder / "model.safetensors")
+    return {"path": folder.name, "type": f"sentence_transformers.models.{kind}"}
+
+
+def tiny_ettin(folder):
+    """The modules of an Ettin reranker around a tiny ModernBERT."""
+    tiny_checkpoint(folder, "modernbert")
+    AutoModel.from_pretrained(folder).save_pretrained(folder)
+    torch.manual_seed(1)
+    dense, norm, out = torch.nn.Linear(32, 32), torch.nn.LayerNorm(32), torch.nn.Linear(32, 1)
+    torch.nn.init.normal_(norm.weight)
+    torch.nn.init.normal_(out.weight)
+    gelu, identity = ("torch.nn.modules." + name for name in ("activation.GELU", "linear.Identity"))
+    shape = {"in_features": 32, "out_features": 32, "bias": True, "activation_function": gelu}
+    pooling = {"embedding_dimension": 32, "pooling_mode": "cls", "include_prompt": True}
+    entries = [
+        {"path": "", "type": "sentence_transformers.models.Transformer"},
+        save_module(folder / "1_Pooling", "Pooling", pooling),
+        save_module(folder / "2_Dense", "Dense", shape, dense, "linear."),
+        save_module(folder / "3_LayerNorm", "LayerNorm", {"dimension": 32}, norm, "norm."),
+        save_module(
+            folder / "4_Dense", "Dense", shape | {"out_features": 1, "activation_function": identity}, out, "linear."
+        ),
+    ]
+    (folder / "modules.json").write_text(json.dumps([e | {"idx": n, "name": str(n)} for n, e in enumerate(entries)]))
+    return folder, torch.nn.Sequential(dense, torch.nn.GELU(), norm, out)
+
+
+@pytest.mark.slow
+def test_modules_after_modernbert_are_its_head(tmp_path):
+    checkpoint, head = tiny_ettin(tmp_path / "tiny")
+    export(str(checkpoint), repository=tmp_path / "repository")
+    tokenizer, model = AutoTokenizer.from_pretrained(checkpoint), AutoModel.from_pretrained(checkpoint).eval()
+    session = onnxruntime.InferenceSession(padded_graph(tmp_path / "repository/cross_encoder/1"))
+    for pair in ROWS:
+        encoded = tokenizer(*pair, truncation="only_second", max_length=LIMIT, return_tensors="pt")
+        feed = {name: encoded[name].int().numpy() for name in ("input_ids", "attention_mask")}
+        with torch.inference_mode():
+            expected = head(model(**encoded).last_hidden_state[:, 0]).item()
+        assert session.run(None, feed)[0].item() == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("module", "fields", "words"),
+    [
+        ("1_Pooling", {"pooling_mode": "mean"}, "pools by 'mean'"),
+        ("2_Dense", {"activation_function": "my.module.Own"}, "has the activation Own"),
+        ("2_Dense", {"use_residual": True}, "has a residual"),
+        ("2_Dense", {"in_features": 31}, "2_Dense of tiny cannot be read"),
+        ("4_Dense", {"out_features": 2}, "4_Dense of tiny cannot be read"),
+    ],
+)
+def test_modules_that_cannot_be_exported_are_refused(tmp_path, module, fields, words):
+    checkpoint, _ = tiny_ettin(tmp_path / "tiny")
+    path = checkpoint / module / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+    with pytest.raises(UnsupportedModelError, match=words):
+        load_head(resolve_checkpoint(str(checkpoint)).head, "tiny")
 
 
 @pytest.mark.slow
