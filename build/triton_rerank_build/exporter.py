@@ -82,6 +82,10 @@ def export(
             raise UnsupportedModelError(f"{checkpoint}: late interaction is exported at fp32 or fp16, not at int8")
         options = late_interaction or LateOptions()
         return export_late(LateExport(source, repository, precision, max_length, options, force), steps)
+    if source.others_network and precision != "fp32":
+        raise UnsupportedModelError(
+            f"{checkpoint} is of type {source.family!r}, which is exported from transformers' own network, at fp32 only"
+        )
     with exclusive(repository):
         if precision == "fp16":
             length = _countable_length(source, gpu_config(repository).max_batch_size, max_length, length)
@@ -167,9 +171,19 @@ def _export(source: Checkpoint, repository: Path, precision: str, max_length: in
             expected = reference_logits(network.logits, batches)
         with steps.step(f"exporting to ONNX, {precision}"):
             dtype = torch.float16 if precision == "fp16" else torch.float32
-            export_onnx(network.graph(dtype, max_length), staged, precision=precision, max_length=max_length)
+            graph = network.graph(dtype, max_length)
+            try:
+                export_onnx(graph, staged, precision=precision, max_length=max_length)
+            except Exception as error:
+                if not source.others_network:
+                    raise
+                reason = (str(error).strip().splitlines() or [repr(error)])[-1]
+                raise UnsupportedModelError(
+                    f"{source.name} is of type {source.family!r}, and torch cannot export transformers' network of it: "
+                    f"{reason}"
+                ) from error
             # Frees what the graph did not take over.
-            del network
+            del network, graph
             save_tokenizer(tokenizer, staged / TOKENIZER_FILE, max_length=max_length, pad_id=layout.pad_id)
         if source.relevant is not None:
             logger.info("      two labels: the logit is that of label %d less that of the other", source.relevant)

@@ -10,7 +10,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
-from triton_rerank_build.checkpoints.families import FAMILIES as SUPPORTED
+from triton_rerank_build.checkpoints.families import family_of
 from triton_rerank_build.parity.texts import PAIRS
 
 FAMILIES = ("bert", "roberta", "xlm-roberta")
@@ -21,6 +21,16 @@ LIMIT = 80
 _SIZES = {
     "distilbert": {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 64},
     "electra": {"embedding_size": 16},
+    "deberta-v2": {
+        "relative_attention": True,
+        "position_buckets": 16,
+        "norm_rel_ebd": "layer_norm",
+        "share_att_key": True,
+        "pos_att_type": ["p2c", "c2p"],
+        "position_biased_input": False,
+        "type_vocab_size": 0,
+        "pooler_hidden_size": 32,
+    },
     # Layers of both kinds, the local ones with a window far below the limit.
     "modernbert": {
         "num_hidden_layers": 4,
@@ -36,7 +46,14 @@ _VOCAB = 600
 _LONGEST_PIECE = 12
 _TEXTS = [text for pair in PAIRS for text in pair]
 # Families whose tokenizers are of another's kind.
-_TOKENIZER_OF = {"camembert": "xlm-roberta", "electra": "bert", "distilbert": "bert", "modernbert": "bert"}
+_TOKENIZER_OF = {
+    "camembert": "xlm-roberta",
+    "electra": "bert",
+    "distilbert": "bert",
+    "modernbert": "bert",
+    "deberta-v2": "bert",
+    "mpnet": "roberta",
+}
 
 
 def tiny_checkpoint(
@@ -59,7 +76,7 @@ def tiny_checkpoint(
         "num_hidden_layers": 2,
         "num_attention_heads": 4,
         "intermediate_size": 64,
-        "max_position_embeddings": LIMIT + pad_id + 1 if SUPPORTED[family].counts_from_pad else LIMIT,
+        "max_position_embeddings": LIMIT + pad_id + 1 if family_of(family).counts_from_pad else LIMIT,
         "type_vocab_size": 2 if tokenizer_of == "bert" else 1,
         "pad_token_id": pad_id,
         "num_labels": 1,

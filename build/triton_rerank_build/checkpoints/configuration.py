@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from triton_rerank_build.checkpoints.families import DECODERS, ENCODERS, FAMILIES, MODERN
+from triton_rerank_build.checkpoints.families import DECODERS, ENCODERS, FAMILIES, MODERN, family_of
 from triton_rerank_build.errors import UnsupportedModelError
 
 # The special tokens of a pair, a short query and a few tokens of the document.
@@ -38,7 +38,7 @@ def intermediate_size(config: Mapping[str, Any], family: str, name: str) -> int:
     Raises:
         UnsupportedModelError: It is not a number above 0.
     """
-    facts = FAMILIES[family]
+    facts = family_of(family)
     size = config.get(facts.intermediate_size, facts.intermediate_default)
     if not isinstance(size, int) or size < 1:
         raise UnsupportedModelError(f"config.json of {name} has no usable {facts.intermediate_size}")
@@ -86,8 +86,10 @@ def check_network(config: Mapping[str, Any], name: str, *, late_interaction: boo
             f"{name} is a generative model ({_architectures(config)[0]}), whose prompt is not known; of this kind "
             f"Qwen3-Reranker is supported, otherwise cross-encoders of type {', '.join(known)}"
         )
-    if family not in known:
+    if family not in known and late_interaction:
         raise UnsupportedModelError(f"{name} is of type {family!r}; supported are {', '.join(known)}")
+    if family not in known:
+        _check_other(config, name)
     if family in DECODERS:
         _check_decoder(config, name)
     elif family in MODERN:
@@ -95,6 +97,24 @@ def check_network(config: Mapping[str, Any], name: str, *, late_interaction: boo
     elif config.get("position_embedding_type", "absolute") != "absolute" or config.get("is_decoder"):
         raise UnsupportedModelError(f"{name} has relative positions or a decoder; supported are plain encoders")
     return str(family)
+
+
+def _check_other(config: Mapping[str, Any], name: str) -> None:
+    """Whether transformers has a sequence classifier of this type, without code of the checkpoint's own."""
+    family = config.get("model_type")
+    if own := config.get("auto_map"):
+        files = sorted({str(entry).partition(".")[0].rpartition("--")[2] for entry in dict(own).values()})
+        raise UnsupportedModelError(
+            f"{name} is of type {family!r} and brings code of its own ({', '.join(files)}.py, by auto_map of "
+            "config.json), which is never executed; supported are networks that transformers has"
+        )
+    from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
+
+    if family not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES or config.get("is_encoder_decoder"):
+        raise UnsupportedModelError(
+            f"{name} is of type {family!r}, of which transformers has no sequence classifier with an encoder alone; "
+            f"supported are {', '.join(FAMILIES)}, and at fp32 others that transformers has"
+        )
 
 
 def _check_decoder(config: Mapping[str, Any], name: str) -> None:
@@ -158,7 +178,7 @@ def limit(folder: Path, config: Mapping[str, Any], family: str, name: str) -> in
         UnsupportedModelError: config.json does not say it, or no pair fits.
     """
     try:
-        most = FAMILIES[family].limit(config)
+        most = family_of(family).limit(config)
     except (KeyError, TypeError, ValueError) as error:
         raise UnsupportedModelError(f"config.json of {name} has no usable {error}") from error
     said = _tokenizer_limit(folder)

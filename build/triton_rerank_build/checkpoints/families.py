@@ -75,3 +75,11 @@ MODERN: Mapping[str, Family] = {
     ),
 }
 FAMILIES: Mapping[str, Family] = {**ENCODERS, **MODERN, **DECODERS}
+# Of the families that transformers knows and this project does not, those whose positions start after the padding id.
+_COUNTING = ("mpnet", "ibert", "longformer", "roberta-prelayernorm", "xlm-roberta-xl", "xmod", "data2vec-text")
+_OTHER, _OTHER_COUNTING = Family(), Family(1, counts_from_pad=True)
+
+
+def family_of(model_type: str) -> Family:
+    """The facts of a family; of one that is not in `FAMILIES`, what transformers' own network needs."""
+    return FAMILIES.get(model_type, _OTHER_COUNTING if model_type in _COUNTING else _OTHER)

@@ -30,12 +30,13 @@ def looks_like_hub_id(name: str) -> bool:
     return name.count("/") == 1 and not name.startswith((".", "~"))
 
 
-def download(name: str, revision: str | None) -> tuple[Path, str]:
+def download(name: str, revision: str | None, *, weights: bool = True) -> tuple[Path, str]:
     """Download the files that an export needs; an interrupted download resumes where it stopped.
 
     Args:
         name: OWNER/NAME.
         revision: Branch, tag or commit; the default branch if None.
+        weights: Whether to download the weights too, not only the small files that describe them.
 
     Returns:
         The folder, and the commit of `revision`; from the cache of earlier downloads if the hub cannot be reached.
@@ -47,9 +48,9 @@ def download(name: str, revision: str | None) -> tuple[Path, str]:
     from huggingface_hub import errors
 
     try:
-        folder = _snapshot(name, revision, _SMALL_FILES + _SAFETENSORS)
+        folder = _snapshot(name, revision, _SMALL_FILES + (_SAFETENSORS if weights else []))
         # The name of a snapshot's folder is its commit.
-        if not list(folder.rglob("*.safetensors")):
+        if weights and not list(folder.rglob("*.safetensors")):
             _snapshot(name, folder.name, _PICKLES)
     except errors.LocalEntryNotFoundError as error:
         raise BuildError(

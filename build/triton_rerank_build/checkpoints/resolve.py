@@ -1,6 +1,6 @@
 """Find a checkpoint, and refuse an unsupported one before its weights are loaded."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from triton_rerank_build.checkpoints.configuration import (
@@ -14,7 +14,7 @@ from triton_rerank_build.checkpoints.configuration import (
     read_json,
     relevant_label,
 )
-from triton_rerank_build.checkpoints.families import ENCODERS, FAMILIES, MODERN
+from triton_rerank_build.checkpoints.families import ENCODERS, FAMILIES, MODERN, family_of
 from triton_rerank_build.checkpoints.hub import download, looks_like_hub_id
 from triton_rerank_build.checkpoints.modules import Module, read_modules
 from triton_rerank_build.errors import UnsupportedModelError
@@ -69,6 +69,11 @@ class Checkpoint:
         """Attention heads, of a network without a packed graph for GPUs; None if it has one."""
         return None if self.family in ENCODERS else self.num_heads
 
+    @property
+    def others_network(self) -> bool:
+        """Whether transformers' own forward is exported, for want of a network of this project's."""
+        return self.family not in FAMILIES
+
     def resolve_max_length(self, requested: int | None) -> int:
         """The length to export for.
 
@@ -115,7 +120,10 @@ def resolve_checkpoint(
         # A name of our own would let `export` replace it without --force as the demo of an earlier release.
         called = f"./{own}" if own in (DEMO, DEMO_LATE) else own
         return inspect_folder(folder, name=called, late_interaction=late_interaction, label=label)
-    folder, commit = download(name, revision)
+    # Refused before the weights are downloaded.
+    folder, commit = download(name, revision, weights=False)
+    look(folder, name, late_interaction=late_interaction, label=label)
+    folder, commit = download(name, commit)
     return inspect_folder(folder, name=name, revision=commit, late_interaction=late_interaction, label=label)
 
 
@@ -139,6 +147,49 @@ def inspect_folder(
     Raises:
         UnsupportedModelError: The checkpoint cannot be exported; the message says why.
     """
+    seen = look(folder, name, late_interaction=late_interaction, label=label)
+    weights = _weight_files(seen.folder, name)
+    if revision is None:
+        small = [seen.folder / name for name in ("config.json", "tokenizer.json")]
+        small += [folder / COLBERT_FILE] if seen.colbert else []
+        revision = _digest([*small, *weights, *(path for module in seen.head for path in module.files)])
+    return replace(seen, revision=revision)
+
+
+def look_up(name: str, revision: str | None = None) -> Checkpoint:
+    """Find `name` and check its configuration and tokenizer; of the hub's files only small ones are downloaded.
+
+    Args:
+        name: A local folder, or an id on the Hugging Face hub.
+        revision: Branch, tag or commit on the hub.
+
+    Raises:
+        UnsupportedModelError: It does not exist, or cannot be exported.
+        BuildError: A download failed.
+    """
+    folder = Path(name).expanduser()
+    if not folder.exists() and looks_like_hub_id(name):
+        folder, _ = download(name, revision, weights=False)
+        return look(folder, name)
+    _require_folder(folder)
+    return look(folder, name)
+
+
+def look(folder: Path, name: str, *, late_interaction: bool = False, label: int | None = None) -> Checkpoint:
+    """Check a folder's configuration and tokenizer; it needs no weights.
+
+    Args:
+        folder: Of the checkpoint.
+        name: Likewise.
+        late_interaction: See `resolve_checkpoint`.
+        label: Likewise.
+
+    Returns:
+        The checkpoint, without a revision.
+
+    Raises:
+        UnsupportedModelError: The checkpoint cannot be exported; the message says why.
+    """
     _check_kind(folder, name)
     colbert = (folder / COLBERT_FILE).is_file()
     late_interaction = late_interaction or colbert
@@ -147,32 +198,26 @@ def inspect_folder(
     config = read_json(folder / "config.json", name)
     family = check_network(config, name, late_interaction=late_interaction)
     if modules.head and family not in MODERN:
-        raise UnsupportedModelError(
-            f"{name} is of type {family!r}; modules after it are supported for {', '.join(MODERN)}"
-        )
+        raise UnsupportedModelError(f"{name} is of type {family!r}; modules are supported for {', '.join(MODERN)}")
     headless = late_interaction or bool(modules.head)
     relevant = None if headless else relevant_label(config, name, label)
     _check_tokenizer(folder, name)
-    weights = _weight_files(folder, name)
-    if revision is None:
-        small = [folder / name for name in ("config.json", "tokenizer.json", *([COLBERT_FILE] if colbert else []))]
-        revision = _digest([*small, *weights, *(path for module in modules.head for path in module.files)])
     return Checkpoint(
-        name,
-        folder,
-        revision,
-        family,
-        limit(folder, config, family, name),
-        late_interaction,
-        colbert,
-        activation(folder, config, name),
-        intermediate_size(config, family, name),
-        relevant,
-        is_causal(config),
-        FAMILIES[family].padding(config),
-        modules.answers,
-        attention_heads(config),
-        modules.head,
+        name=name,
+        folder=folder,
+        revision="",
+        family=family,
+        limit=limit(folder, config, family, name),
+        late_interaction=late_interaction,
+        colbert=colbert,
+        activation=activation(folder, config, name),
+        intermediate_size=intermediate_size(config, family, name),
+        relevant=relevant,
+        causal=is_causal(config),
+        pad_token_id=family_of(family).padding(config),
+        answers=modules.answers,
+        num_heads=attention_heads(config),
+        head=modules.head,
     )
 
 

@@ -10,6 +10,7 @@ from triton_rerank_build.checkpoints.families import DECODERS, MODERN
 from triton_rerank_build.checkpoints.layout import TextLayout
 from triton_rerank_build.checkpoints.prompts import PROMPTS
 from triton_rerank_build.checkpoints.resolve import Checkpoint
+from triton_rerank_build.errors import UnsupportedModelError
 from triton_rerank_build.graphs.cross_encoder import RerankGraph
 from triton_rerank_build.graphs.decoder import DecoderGraph
 from triton_rerank_build.graphs.encoder_parts import HfModule, head_of, reduce_labels
@@ -65,7 +66,7 @@ def load_network(checkpoint: Checkpoint, tokenizer: "Tokenizer") -> Network:
         return Decoder(checkpoint, tokenizer)
     if checkpoint.family in MODERN:
         return Modern(checkpoint, tokenizer)
-    return Encoder(checkpoint, tokenizer)
+    return Other(checkpoint, tokenizer) if checkpoint.others_network else Encoder(checkpoint, tokenizer)
 
 
 def classifier_logits(model: HfModule, relevant: int | None = None) -> Logits:
@@ -104,6 +105,50 @@ class Encoder:
         """See `Network`."""
         reduce_labels(head_of(self.model).out, self._checkpoint.relevant)
         return RerankGraph(self.model, dtype=dtype, token_types=bool(self.layout.token_types)).eval()
+
+
+class Other:
+    """Any other sequence classifier that transformers has, exported from its own forward."""
+
+    def __init__(self, checkpoint: Checkpoint, tokenizer: "Tokenizer") -> None:
+        self._checkpoint, self._tokenizer = checkpoint, tokenizer
+        self.model = load_model(checkpoint, attention="eager")
+        pad_id, typed = self.model.config.pad_token_id, has_token_types(tokenizer, checkpoint)
+        self.layout = template_layout(tokenizer, 0 if pad_id is None else pad_id, token_types=typed)
+        if not self.layout.between:
+            raise UnsupportedModelError(
+                f"tokenizer.json of {checkpoint.name} has no special token between two texts: their layout is not known"
+            )
+        self.logits = classifier_logits(self.model, checkpoint.relevant)
+
+    def check_ids(self, pairs: Iterable[tuple[str, str]]) -> None:
+        """See `Network`."""
+        check_same_ids(self._tokenizer, self._checkpoint, pairs, self.layout)
+
+    def graph(self, dtype: torch.dtype, max_length: int) -> nn.Module:
+        """See `Network`."""
+        if dtype != torch.float32:
+            raise UnsupportedModelError(f"{self._checkpoint.name} is of type {self._checkpoint.family!r}: fp32 only")
+        typed = bool(self.layout.token_types)
+        return ForwardGraph(self.model, self._checkpoint.relevant, token_types=typed).eval()
+
+
+class ForwardGraph(nn.Module):
+    """transformers' own forward, with the inputs of every exported network."""
+
+    def __init__(self, model: HfModule, relevant: int | None, *, token_types: bool) -> None:
+        super().__init__()
+        self.model, self.relevant, self.token_types = model, relevant, token_types
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """[num_pairs, length] int32, twice -> [num_pairs, 1] fp32."""
+        inputs = {"input_ids": input_ids.long(), "attention_mask": (attention_mask > 0).long()}
+        if self.token_types:
+            inputs["token_type_ids"] = (attention_mask > 1).long()
+        logits: Tensor = self.model(**inputs).logits
+        if self.relevant is None:
+            return logits
+        return logits[:, self.relevant : self.relevant + 1] - logits[:, 1 - self.relevant : 2 - self.relevant]
 
 
 class Modern:

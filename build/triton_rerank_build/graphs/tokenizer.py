@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from triton_rerank_build.checkpoints.families import FAMILIES
+from triton_rerank_build.checkpoints.families import family_of
 from triton_rerank_build.checkpoints.layout import TextLayout
 from triton_rerank_build.checkpoints.resolve import Checkpoint
 from triton_rerank_build.errors import ParityError, UnsupportedModelError
@@ -65,9 +65,9 @@ def has_token_types(tokenizer: "Tokenizer", checkpoint: Checkpoint) -> bool:
     from transformers import AutoConfig
 
     types = tokenizer.encode("a", "b").type_ids
-    if not any(types) or not FAMILIES[checkpoint.family].token_types:
+    if not any(types) or not family_of(checkpoint.family).token_types:
         return False
-    return bool(AutoConfig.from_pretrained(str(checkpoint.folder)).type_vocab_size > 1)
+    return bool(getattr(AutoConfig.from_pretrained(str(checkpoint.folder)), "type_vocab_size", 0) > 1)
 
 
 def check_vocabulary(tokenizer: "Tokenizer", vocab_size: int, name: str) -> None:

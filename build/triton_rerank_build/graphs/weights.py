@@ -12,15 +12,19 @@ if TYPE_CHECKING:
 _WRAPPERS = ("module.", "model.")
 
 
-def load_model(checkpoint: Checkpoint) -> "HfModule":
+def load_model(checkpoint: Checkpoint, attention: str = "sdpa") -> "HfModule":
     """The checkpoint in PyTorch, fp32, ready for inference.
+
+    Args:
+        checkpoint: Whose weights are read.
+        attention: transformers' implementation of attention.
 
     Raises:
         UnsupportedModelError: The weights cannot be read, or some are missing.
     """
     from transformers import AutoModelForSequenceClassification
 
-    return _checked(checkpoint, AutoModelForSequenceClassification)
+    return _checked(checkpoint, AutoModelForSequenceClassification, attention)
 
 
 def load_base(checkpoint: Checkpoint) -> "HfModule":
@@ -45,10 +49,10 @@ def load_language_model(checkpoint: Checkpoint) -> "HfModule":
     return _checked(checkpoint, AutoModelForCausalLM)
 
 
-def _checked(checkpoint: Checkpoint, auto_class: Any) -> "HfModule":  # noqa: ANN401
-    model, report = _load(checkpoint, auto_class)
+def _checked(checkpoint: Checkpoint, auto_class: Any, attention: str = "sdpa") -> "HfModule":  # noqa: ANN401
+    model, report = _load(checkpoint, auto_class, attn_implementation=attention)
     if report["missing_keys"] and (wrapper := _wrapper(report["unexpected_keys"])):
-        model, report = _load(checkpoint, auto_class, key_mapping={f"^{wrapper}": ""})
+        model, report = _load(checkpoint, auto_class, attn_implementation=attention, key_mapping={f"^{wrapper}": ""})
     # transformers fills missing weights with random numbers and only warns.
     if missing := sorted(report["missing_keys"]):
         raise UnsupportedModelError(f"{checkpoint.name} lacks {len(missing)} weights, among them {missing[0]}")
@@ -62,7 +66,6 @@ def _load(checkpoint: Checkpoint, auto_class: Any, **options: Any) -> "tuple[HfM
         loaded: tuple[HfModule, dict[str, Any]] = auto_class.from_pretrained(
             str(checkpoint.folder),
             dtype=torch.float32,
-            attn_implementation="sdpa",
             output_loading_info=True,
             **options,
         )

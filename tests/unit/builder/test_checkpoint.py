@@ -110,7 +110,15 @@ def test_a_broken_configuration(checkpoint, content):
     ("fields", "words"),
     [
         ({"id2label": {"0": "no", "1": "yes", "2": "maybe"}}, "gives 3 logits per pair; a reranker gives 1, or 2"),
-        ({"model_type": "deberta-v2"}, "of type 'deberta-v2'; supported are bert, roberta, xlm-roberta, camembert"),
+        (
+            {"model_type": "new", "auto_map": {"AutoModel": "owner/new-impl--modeling.NewModel"}},
+            "is of type 'new' and brings code of its own (modeling.py, by auto_map of config.json), which is never exe",
+        ),
+        (
+            {"model_type": "bart", "is_encoder_decoder": True},
+            "of type 'bart', of which transformers has no seq",
+        ),
+        ({"model_type": "vit"}, "of type 'vit', of which transformers has no sequence classifier"),
         ({"model_type": None}, "of type None"),
         ({"model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"]}, "is a generative model (Qwen2ForCausalLM)"),
         ({"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"]}, "of this kind Qwen3-Reranker is supported"),

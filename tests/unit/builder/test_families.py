@@ -55,6 +55,19 @@ def test_both_graphs_of_a_family_have_the_logits_of_transformers(tmp_path, famil
     assert np.abs(found - expected).max() < 2e-2
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["deberta-v2", "mpnet"])
+def test_other_classifiers_are_exported_from_transformers_own_forward(tmp_path, family):
+    checkpoint = tiny_checkpoint(tmp_path / "tiny", family)
+    with pytest.raises(UnsupportedModelError, match=f"is of type '{family}', which is exported from .* at fp32 only"):
+        export(str(checkpoint), repository=tmp_path / "repository", precision="fp16")
+    manifest = export(str(checkpoint), repository=tmp_path / "repository")
+    assert (manifest.family, manifest.max_length) == (family, LIMIT)
+    found, expected = logits_of_graph(tmp_path / "repository", checkpoint)
+    assert expected.std() > 0.05
+    assert np.abs(found - expected).max() < 1e-4
+
+
 def save_module(folder, kind, config, layer=None, prefix=""):
     """A module as sentence-transformers saves it."""
     folder.mkdir()
