@@ -7,10 +7,10 @@ import sys
 from collections.abc import Sequence
 
 from triton_rerank_build import __version__
-from triton_rerank_build.cli import demo, engine, export, finetune, serve, verify
+from triton_rerank_build.cli import demo, engine, export, finetune, inspect, serve, verify
 from triton_rerank_build.errors import BuildError
 
-_COMMANDS = (demo, export, engine, verify, serve, finetune)
+_COMMANDS = (demo, inspect, export, engine, verify, serve, finetune)
 
 _INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
