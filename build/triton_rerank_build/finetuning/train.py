@@ -20,8 +20,9 @@ from sentence_transformers.cross_encoder.evaluation import CrossEncoderReranking
 from transformers.trainer_callback import ExportableState, PrinterCallback, TrainerCallback, TrainerState
 
 from triton_rerank_build.checkpoints.adapter import trainable, write_checkpoint
+from triton_rerank_build.checkpoints.families import ENCODERS
 from triton_rerank_build.checkpoints.resolve import Checkpoint, resolve_checkpoint
-from triton_rerank_build.errors import BuildError
+from triton_rerank_build.errors import BuildError, UnsupportedModelError
 from triton_rerank_build.finetuning.data import Example, load, mine
 from triton_rerank_build.finetuning.settings import Settings
 from triton_rerank_build.graphs.tokenizer import cut, load_tokenizer
@@ -183,6 +184,11 @@ def finetune(
     settings = replace(settings, learning_rate=settings.learning_rate or (2e-4 if settings.lora_rank else 2e-5))
     with steps.step("checkpoint and data"):
         found = resolve_checkpoint(checkpoint, revision)
+        if found.family not in ENCODERS or found.relevant is not None:
+            kind = f"of type {found.family!r}" if found.relevant is None else "a classifier of two labels"
+            raise UnsupportedModelError(
+                f"{checkpoint} is {kind}; fine-tuned are cross-encoders with one logit of type {', '.join(ENCODERS)}"
+            )
         learn = load(data_paths, "train", settings)
         dev = load(dev_paths, "dev", settings)[: settings.dev_queries] if dev_paths else []
         if not dev:

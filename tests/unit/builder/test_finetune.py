@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from sentence_transformers.cross_encoder import CrossEncoderDataCollator, losses
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from support.tiny_decoder import tiny_decoder
 from support.tiny_models import LIMIT, tiny_checkpoint
 from triton_rerank_build import BuildError, export
 from triton_rerank_build.checkpoints.adapter import merged
@@ -316,3 +317,12 @@ def test_data_with_the_same_names_is_told_apart_by_content(json_lines, tmp_path)
     other.parent.mkdir()
     other.write_text(json_lines.read_text().replace("bread", "wine"))
     assert load([json_lines], "train", Settings()) != load([other], "train", Settings())
+
+
+def test_what_cannot_be_fine_tuned_is_refused_before_its_data_are_read(tmp_path):
+    decoder = tiny_decoder(tmp_path / "decoder")
+    with pytest.raises(BuildError, match="is of type 'qwen3'; fine-tuned are cross-encoders with one logit"):
+        finetune(str(decoder), [tmp_path / "missing"], tmp_path / "out", Settings())
+    labels = tiny_checkpoint(tmp_path / "labels", "bert", num_labels=2)
+    with pytest.raises(BuildError, match="is a classifier of two labels"):
+        finetune(str(labels), [tmp_path / "missing"], tmp_path / "out", Settings())
