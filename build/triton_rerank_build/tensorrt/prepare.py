@@ -19,7 +19,7 @@ from triton_rerank_build.support.progress import Steps, logger
 from triton_rerank_build.tensorrt import trtexec
 from triton_rerank_build.tensorrt.check import Check, make_checks
 from triton_rerank_build.tensorrt.graph import GRAPH_FILE, prepare_graph
-from triton_rerank_build.tensorrt.profiles import Profile, make_profiles, read_served_shapes
+from triton_rerank_build.tensorrt.profiles import Profile, check_largest_batch, make_profiles, read_served_shapes
 
 WORK_FOLDER = CROSS_ENCODER / "engine"
 
@@ -88,7 +88,9 @@ def make_job(repository: str | Path, timing_cache: str | Path | None = None) -> 
     installed = {name: entry for name, entry in manifest.artefacts.items() if name != PLAN.as_posix()}
     if problems := differences(repository, installed):
         raise RepositoryError(f"{repository} differs from its manifest:\n  " + "\n  ".join(problems))
-    profiles = make_profiles(read_served_shapes(repository, manifest.max_length))
+    served = read_served_shapes(repository, manifest.max_length)
+    check_largest_batch(served)
+    profiles = make_profiles(served)
     # Absolute, since the script runs in its own folder.
     cache = Path(os.path.abspath(timing_cache or cache_folder() / "tensorrt" / "timing.cache"))
     return Job(repository, manifest, profiles, cache)

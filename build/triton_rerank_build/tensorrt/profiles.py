@@ -5,6 +5,7 @@ A plan runs only shapes inside one of its optimization profiles, and is tuned fo
 configs/tensorrt.pbtxt names, so that short rows get kernels of their own.
 """
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
@@ -14,6 +15,9 @@ from triton_rerank_build.errors import RepositoryError
 from triton_rerank_build.repository.configs import read_config
 
 CONFIG_NAME = "tensorrt"
+# Rows times the square of their length: 128 rows of 1,024 tokens. With the 16 heads of the published networks that is 2^31
+# attention scores, and 28 GB for a batch (graphs.memory).
+_MOST_SCORES = 128 * 1024**2
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,22 @@ def read_served_shapes(repository: Path, max_length: int) -> ServedShapes:
     if not steps or not all(step.isdigit() for step in steps):
         raise RepositoryError(f"{repository}/tokenizer/config.pbtxt has no list of lengths in its parameter `buckets`")
     return ServedShapes(cross_encoder.max_batch_size, served_buckets(map(int, steps), max_length), len(profiles))
+
+
+def check_largest_batch(served: ServedShapes) -> None:
+    """Refuse a plan whose largest batch has too many attention scores.
+
+    Raises:
+        RepositoryError: It has; the message says which length fits.
+    """
+    rows, length = served.max_batch_size, served.buckets[-1]
+    longest = math.isqrt(_MOST_SCORES // rows)
+    if length > longest:
+        raise RepositoryError(
+            f"a plan for {rows} rows of {length} tokens would hold all attention scores of that batch, more than 28 GB; "
+            f"run: triton-rerank-build export CHECKPOINT --precision fp16 --max-length {longest} --force, "
+            "or lower max_batch_size in all models"
+        )
 
 
 def served_buckets(steps: Iterable[int], max_length: int) -> tuple[int, ...]:

@@ -7,7 +7,13 @@ import pytest
 
 from support import ROOT
 from triton_rerank_build import RepositoryError
-from triton_rerank_build.tensorrt.profiles import ServedShapes, make_profiles, read_served_shapes, served_buckets
+from triton_rerank_build.tensorrt.profiles import (
+    ServedShapes,
+    check_largest_batch,
+    make_profiles,
+    read_served_shapes,
+    served_buckets,
+)
 
 COMMITTED = ROOT / "model_repository"
 
@@ -54,6 +60,13 @@ def test_every_length_that_the_tokenizer_makes_fits_one_profile(max_length, num_
         assert (fitting[0].min_shape[0], fitting[0].max_shape[0]) == (1, 128)
     for profile in profiles:
         assert profile.min_shape <= profile.opt_shape <= profile.max_shape
+
+
+@pytest.mark.parametrize(("rows", "longest"), [(128, 1024), (64, 1448), (1, 11585)])
+def test_a_plan_that_would_hold_too_many_attention_scores_is_refused(rows, longest):
+    check_largest_batch(ServedShapes(rows, (16, longest), 1))
+    with pytest.raises(RepositoryError, match=rf"{rows} rows of {longest + 1} tokens .* --max-length {longest} "):
+        check_largest_batch(ServedShapes(rows, (16, longest + 1), 1))
 
 
 def test_buckets_are_those_of_the_tokenizer():
