@@ -15,8 +15,8 @@ from triton_rerank_build.errors import RepositoryError
 from triton_rerank_build.repository.configs import read_config
 
 CONFIG_NAME = "tensorrt"
-# Rows times the square of their length: 128 rows of 1,024 tokens. With the 16 heads of the published networks that is 2^31
-# attention scores, and 28 GB for a batch (graphs.memory).
+# Rows times the square of their length: 128 rows of 1,024 tokens. With the 16 heads of the published networks that is
+# 2^31 attention scores, and 28 GB for a batch (graphs.memory).
 _MOST_SCORES = 128 * 1024**2
 
 
@@ -92,7 +92,7 @@ def check_largest_batch(served: ServedShapes) -> None:
     longest = math.isqrt(_MOST_SCORES // rows)
     if length > longest:
         raise RepositoryError(
-            f"a plan for {rows} rows of {length} tokens would hold all attention scores of that batch, more than 28 GB; "
+            f"a plan for {rows} rows of {length} tokens would hold every attention score of such a batch, over 28 GB; "
             f"run: triton-rerank-build export CHECKPOINT --precision fp16 --max-length {longest} --force, "
             "or lower max_batch_size in all models"
         )
