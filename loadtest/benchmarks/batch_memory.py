@@ -57,6 +57,7 @@ def write_graphs(shape: Shape, layers: int, folder: Path) -> Path:
     from triton_rerank_build.contract import MODEL_FILE, PADDED_FILE, REFERENCE_FILE
     from triton_rerank_build.graphs.cross_encoder import RerankGraph
     from triton_rerank_build.graphs.onnx import write_graph, write_packed
+    from triton_rerank_build.graphs.packed import PackedGraph
     from triton_rerank_build.graphs.reference import write_reference
 
     config = XLMRobertaConfig(
@@ -72,7 +73,7 @@ def write_graphs(shape: Shape, layers: int, folder: Path) -> Path:
     model = XLMRobertaForSequenceClassification(config).eval()
     graph = RerankGraph(model, dtype=torch.float32, token_types=False).eval()
     write_graph(graph, folder / PADDED_FILE, max_length=8192, output_name="logits")
-    write_packed(graph, folder / MODEL_FILE, weights_of=folder / PADDED_FILE)
+    write_packed(PackedGraph(graph), folder / MODEL_FILE, weights_of=folder / PADDED_FILE)
     write_reference(folder / MODEL_FILE, folder / REFERENCE_FILE)
     return folder / REFERENCE_FILE
 
