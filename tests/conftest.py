@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,6 +17,7 @@ from support.container import IMAGE, ContainerServer
 from support.tiny_exports import TinyExports, tiny_export
 from support.tiny_late import tiny_colbert
 from support.tiny_models import tiny_checkpoint
+from support.twins import TWINS
 from triton_rerank_build import EmbeddedServer, export
 from triton_rerank_build.checkpoints.demo import demo_revision
 from triton_rerank_build.contract import EXPORTER_VERSION
@@ -52,6 +54,12 @@ def lay_out(target: Path, artefacts: Path, *edits: tuple[str, str, str]) -> Path
         assert text.count(old) == 1, f"{name} holds {old!r} {text.count(old)} times"
         (target / name).write_text(text.replace(old, new))
     return target
+
+
+@pytest.fixture(params=sorted(TWINS))
+def client_class(request: pytest.FixtureRequest) -> type[Any]:
+    """Both clients, behind the interface of the synchronous one."""
+    return TWINS[request.param]
 
 
 def pytest_collection_finish() -> None:

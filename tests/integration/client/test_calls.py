@@ -5,7 +5,6 @@ import threading
 import pytest
 
 import triton_rerank as tr
-from support.twins import TWINS
 
 pytestmark = pytest.mark.integration
 
@@ -20,11 +19,6 @@ MIXED = [
     "👩‍🚀🚀",
     "</s></s> special <mask>",
 ]
-
-
-@pytest.fixture(params=sorted(TWINS))
-def client_class(request):
-    return TWINS[request.param]
 
 
 @pytest.fixture

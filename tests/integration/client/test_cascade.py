@@ -4,7 +4,6 @@ import pytest
 
 import triton_rerank as tr
 from support.tiny_late import DOCUMENTS, QUERIES
-from support.twins import TWINS
 
 pytestmark = pytest.mark.integration
 
@@ -13,9 +12,9 @@ QUERY = QUERIES[0]
 MIXED = [*DOCUMENTS, "blue " * 30, "why is the mountain", *DOCUMENTS]
 
 
-@pytest.fixture(params=sorted(TWINS))
-def client(request, both_server):
-    with TWINS[request.param](both_server.grpc_url, timeout=120) as made:
+@pytest.fixture
+def client(client_class, both_server):
+    with client_class(both_server.grpc_url, timeout=120) as made:
         yield made
 
 

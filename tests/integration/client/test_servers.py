@@ -15,18 +15,12 @@ import triton_rerank as tr
 from conftest import lay_out
 from support import raw
 from support.monitors import wait_until
-from support.twins import TWINS
 from triton_rerank_build import EmbeddedServer
 
 pytestmark = pytest.mark.integration
 
 DOCUMENTS = ["Wash your hands.", "Buy stocks.", "Get a flu shot.", "x"]
 SLOW = ["word " * 400] * 64
-
-
-@pytest.fixture(params=sorted(TWINS))
-def client_class(request):
-    return TWINS[request.param]
 
 
 def free_port():

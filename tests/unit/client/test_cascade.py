@@ -10,7 +10,6 @@ import pytest
 
 import triton_rerank as tr
 from support.fake_triton import FakeTriton, hang, refuse
-from support.twins import TWINS
 from triton_rerank import Cascade
 from triton_rerank.ranking.cascade import number_kept
 from triton_rerank.ranking.validation import check_cascade
@@ -28,17 +27,6 @@ def server():
     with FakeTriton() as running:
         running.first_stage = last_digit
         yield running
-
-
-@pytest.fixture(params=sorted(TWINS))
-def client_class(request):
-    return TWINS[request.param]
-
-
-@pytest.fixture
-def client(client_class, server):
-    with client_class(server.url, timeout=10) as made:
-        yield made
 
 
 def shown(response):

@@ -16,7 +16,6 @@ import trustme
 
 import triton_rerank as tr
 from support.fake_triton import FakeTriton, hang, refuse
-from support.twins import TWINS
 from triton_rerank.integrations.clients import tls_to_dict
 from triton_rerank.transport import messages
 
@@ -31,17 +30,6 @@ IN_ORDER = list(reversed(range(100)))
 def server():
     with FakeTriton() as running:
         yield running
-
-
-@pytest.fixture(params=sorted(TWINS))
-def client_class(request):
-    return TWINS[request.param]
-
-
-@pytest.fixture
-def client(client_class, server):
-    with client_class(server.url, timeout=10) as made:
-        yield made
 
 
 def indices(response):

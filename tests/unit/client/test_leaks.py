@@ -7,14 +7,8 @@ import psutil
 import pytest
 
 from support.fake_triton import FakeTriton
-from support.twins import TWINS
 
 MEGABYTE = 2**20
-
-
-@pytest.fixture(params=sorted(TWINS))
-def client_class(request):
-    return TWINS[request.param]
 
 
 @pytest.fixture

@@ -6,16 +6,10 @@ from concurrent.futures import ThreadPoolExecutor, wait
 import pytest
 
 from support.fake_triton import FakeTriton
-from support.twins import TWINS
 from triton_rerank import RerankClient, ServerUnavailableError
 from triton_rerank.transport import messages
 
 DOCUMENTS = [str(number) for number in range(100)]
-
-
-@pytest.fixture(params=sorted(TWINS))
-def client_class(request):
-    return TWINS[request.param]
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from support.fake_triton import FakeTriton, refuse
-from support.twins import TWINS
 from triton_rerank import InferenceError
 
 
@@ -22,10 +21,10 @@ def exporter():
     return found
 
 
-@pytest.fixture(params=sorted(TWINS))
-def client(request, exporter):
+@pytest.fixture
+def client(client_class, exporter):
     exporter.clear()
-    with FakeTriton() as server, TWINS[request.param](server.url) as made:
+    with FakeTriton() as server, client_class(server.url) as made:
         made.server = server
         yield made
 

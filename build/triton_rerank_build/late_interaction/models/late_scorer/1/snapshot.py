@@ -70,7 +70,7 @@ class Snapshot:
         return size
 
     def read(self):
-        """The entries of the file, {key: Encoded}, and its size; none and 0 if there is no file.
+        """The entries of the file, {key: Encoded}, and its size; {} and 0 without a file.
 
         Raises:
             SnapshotError: The file is damaged, or of another model or another release.
