@@ -15,7 +15,6 @@ from triton_rerank.cli.inputs import Item, read_documents
 from triton_rerank.cli.output import progress
 from triton_rerank.cli.scoring import add_text_arguments, check_texts, chosen_texts, in_shell_terms
 from triton_rerank.cli.values import positive
-from triton_rerank.client import RerankClient
 from triton_rerank.errors import InvalidRequestError
 from triton_rerank.evaluation.collections import read_corpus
 from triton_rerank.transport.connection import check_urls
@@ -93,7 +92,7 @@ def _warm(options: argparse.Namespace, url: str, items: Sequence[Item]) -> _Warm
     text_from, option = chosen_texts(options)
     start, sent, distinct = time.monotonic(), 0, set[int]()
     with connected(options) as client, progress(f"encoding on {url}", len(items), "documents") as advance:
-        before = cache = _cache(client)
+        before = cache = _cache(options)
         try:
             while sent < len(items) and not _is_full(cache, before, len(distinct)):
                 batch = items[sent : sent + _BATCH]
@@ -105,26 +104,25 @@ def _warm(options: argparse.Namespace, url: str, items: Sequence[Item]) -> _Warm
                 sent += len(batch)
                 for _ in batch:
                     advance()
-                cache = _cache(client)
+                cache = _cache(options)
         except KeyboardInterrupt:
             raise KeyboardInterrupt(
                 f"interrupted after {sent:,} of {len(items):,} documents; run the command again to go on: what is "
                 "cached is not encoded again"
             ) from None
-    with connected(options) as client:  # a new one, since a client asks for a description every two seconds only
-        after = _cache(client)
-    full = sent < len(items) or _is_full(after, before, len(distinct))
+    full = _is_full(cache, before, len(distinct))
     seconds = time.monotonic() - start
-    return _Warmed(url, sent, not full, after["encoded"] - before["encoded"], round(seconds, 3), after)
+    return _Warmed(url, sent, not full, cache["encoded"] - before["encoded"], round(seconds, 3), cache)
 
 
-def _cache(client: RerankClient) -> dict[str, int]:
-    """The server's description of its cache.
+def _cache(options: argparse.Namespace) -> dict[str, int]:
+    """The server's description of its cache now: a client that has one asks again after two seconds only.
 
     Raises:
         InvalidRequestError: It has none.
     """
-    cache = client.model_info().manifest.get("cache")
+    with connected(options) as client:
+        cache = client.model_info().manifest.get("cache")
     if not isinstance(cache, dict):
         raise InvalidRequestError(
             f"{client.model} caches no vectors, or its server is of an earlier release: there is nothing to warm; "
