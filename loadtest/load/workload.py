@@ -3,7 +3,7 @@
 import json
 import math
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,11 +22,27 @@ class Search:
     documents: tuple[str, ...]
 
 
-def generated(num_documents: int, seed: int | str) -> Iterator[Search]:
+def passage_tokens(chance: random.Random) -> float:
+    """A length like those of web passages, log-normal: most are short, a few reach the limit of 512 tokens."""
+    return min(LONGEST_TOKENS, max(SHORTEST_TOKENS, MEDIAN_TOKENS * math.exp(chance.gauss(0, SPREAD))))
+
+
+def uniform_tokens(chance: random.Random) -> float:
+    """A length between the shortest and the limit of 512 tokens, each as likely as the others."""
+    return chance.uniform(SHORTEST_TOKENS, LONGEST_TOKENS)
+
+
+def generated(
+    num_documents: int, seed: int | str, tokens: Callable[[random.Random], float] = passage_tokens
+) -> Iterator[Search]:
     """Endless searches. Nine documents of ten are in the language of the query.
 
-    Document lengths are log-normal, like those of web passages: most are short, a few reach the limit of 512 tokens.
     Every document is different, so that caches have no effect.
+
+    Args:
+        num_documents: In each search.
+        seed: The same seed gives the same searches.
+        tokens: Draws the length of a document, in tokens of XLM-RoBERTa, roughly.
     """
     chance = random.Random(f"{seed}/{num_documents}")
     while True:
@@ -34,14 +50,13 @@ def generated(num_documents: int, seed: int | str) -> Iterator[Search]:
         documents = []
         for _ in range(num_documents):
             language = home if chance.random() < 0.9 else chance.randrange(len(SENTENCES))
-            documents.append(_document(language, chance))
+            documents.append(_document(language, tokens(chance), chance))
         lines = SENTENCES[home][2]
         yield Search(f"{lines[0]} {chance.randrange(1000)}", tuple(documents))
 
 
-def _document(language: int, chance: random.Random) -> str:
+def _document(language: int, tokens: float, chance: random.Random) -> str:
     _, tokens_per_character, lines = SENTENCES[language]
-    tokens = min(LONGEST_TOKENS, max(SHORTEST_TOKENS, MEDIAN_TOKENS * math.exp(chance.gauss(0, SPREAD))))
     text = f"{chance.randrange(10_000)}."
     while len(text) * tokens_per_character < tokens:
         text += f" {chance.choice(lines[1:])}"

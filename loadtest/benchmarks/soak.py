@@ -1,0 +1,249 @@
+"""Memory, descriptors and threads of every process under an hour of load: `python -m benchmarks.soak --out FOLDER`.
+
+One server holds the demo reranker and demo-late, and a gateway stands before it (PYTHONPATH=loadtest). The client calls
+both models and HTTP callers the gateway, in turn, with one to many documents; their lengths are uniform up to the limit
+of 512 tokens. Every ten seconds the script samples the gateway, tritonserver, each model's process and the server's
+files in /dev/shm into FOLDER/soak.json; at the end it draws FOLDER/soak.svg. The cache of document vectors is small
+here, so that it is full within the first minutes and its growth hides nothing.
+
+The run ends early if the server does. A figure counts as flat if its median in the last quarter of the run is not above
+that in the second by more than 5 % and by more than 10 MB of memory, 4 descriptors or 4 threads. The exit status is 1
+if one grows or a call fails.
+"""
+
+import argparse
+import json
+import random
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from itertools import cycle
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import psutil
+from tritonclient.grpc import model_config_pb2
+
+from benchmarks.late_interaction import repository
+from benchmarks.variants import variant
+from load.plots import PLOT_STYLE, legend
+from load.workload import Search, generated, uniform_tokens
+from triton_rerank import RerankClient, RerankError
+from triton_rerank_build import EmbeddedServer
+
+MODELS = ("reranker", "late_interaction")
+CALLERS = 8
+TIMEOUT_S = 300.0
+SHARED_MEMORY = "/dev/shm"
+LEAST_GROWTH = {"memory_mb": 10, "descriptors": 4, "threads": 4}
+TITLES = {"memory_mb": "MB", "descriptors": "open descriptors", "threads": "threads"}
+Sample = dict[str, float | dict[str, float]]
+Caller = Callable[[Search], object]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure, draw, print, and return the exit status: 1 if something grows or a call failed."""
+    options = parse(arguments)
+    options.out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder:
+        small = variant(repository(), Path(folder), {"late_scorer/config.pbtxt": with_cache(options.cache_mb)})
+        with (
+            EmbeddedServer(small, restart=False) as server,
+            gateway(server.grpc_url) as (process, address),
+            ExitStack() as clients,
+        ):
+            callers = [http_caller(address)]
+            for model in MODELS:
+                client = clients.enter_context(RerankClient(server.grpc_url, model, timeout=TIMEOUT_S))
+                callers.append(lambda search, client=client: client.rerank(search.query, search.documents))
+            samples, failed = soak(server, process, callers, options)
+        if server.reason:
+            print(f"the server ended by itself: {server.reason}", file=sys.stderr)
+    (options.out / "soak.json").write_text(json.dumps({"failed_calls": failed, "samples": samples}))
+    draw(samples, options.out / "soak.svg")
+    more = []
+    for figure in LEAST_GROWTH:
+        for name in samples[0][figure]:
+            before, after = growth(samples, figure, name)
+            print(f"{name:16} {TITLES[figure]:17} {before:7.0f} in the second quarter, {after:7.0f} in the last")
+            if grown(figure, before, after):
+                more.append(f"{name}:{figure}")
+    print(
+        f"RESULT minutes={samples[-1]['at_s'] / 60:.0f} calls={samples[-1]['calls']:.0f} failed={failed} "
+        f"grown={','.join(more) or 'none'}"
+    )
+    return 1 if more or failed or server.reason else 0
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="folder of soak.json and soak.svg")
+    parser.add_argument("--minutes", type=float, default=60.0, help="duration (default: %(default)g)")
+    parser.add_argument("--calls-per-s", type=float, default=2.0, help="calls started per second (default: 2)")
+    parser.add_argument(
+        "--documents", type=int, default=32, help="documents of the largest call (default: %(default)s)"
+    )
+    parser.add_argument("--every-s", type=float, default=10.0, help="seconds between samples (default: %(default)g)")
+    parser.add_argument("--cache-mb", type=int, default=16, help="cache of document vectors (default: %(default)s)")
+    return parser.parse_args(arguments)
+
+
+def with_cache(megabytes: int) -> Callable[[model_config_pb2.ModelConfig], None]:
+    """A change of late_scorer's config: another size of its cache."""
+
+    def change(config: model_config_pb2.ModelConfig) -> None:
+        config.parameters["cache_bytes"].string_value = str(megabytes << 20)
+
+    return change
+
+
+@contextmanager
+def gateway(url: str) -> Iterator[tuple[psutil.Process, str]]:
+    """A gateway in a process of its own, whose log is dropped; the process, and its address."""
+    code = "import sys; from triton_rerank.cli.main import main; sys.exit(main())"
+    command = [sys.executable, "-c", code, "gateway", "--url", url, "--port", "0"]
+    command += ["--timeout", str(TIMEOUT_S), "--max-retries", "10"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        first = process.stderr.readline()
+        with subprocess.Popen(["cat"], stdin=process.stderr, stdout=subprocess.DEVNULL):
+            try:
+                yield psutil.Process(process.pid), re.match(r"gateway: (http://\S+) ", first)[1]
+            finally:
+                process.terminate()
+
+
+def http_caller(address: str) -> Caller:
+    """Calls of the gateway."""
+
+    def call(search: Search) -> None:
+        body = json.dumps({"query": search.query, "documents": search.documents}).encode()
+        request = urllib.request.Request(f"{address}/v1/rerank", body, {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=TIMEOUT_S) as response:
+            ranked = json.load(response)["results"]
+        if len(ranked) != len(search.documents):
+            raise ValueError(f"{len(ranked)} results for {len(search.documents)} documents")
+
+    return call
+
+
+def soak(
+    server: EmbeddedServer, http: psutil.Process, callers: Sequence[Caller], options: argparse.Namespace
+) -> tuple[list[Sample], int]:
+    """Call at a steady rate, and sample; the samples, and the number of failed calls.
+
+    A machine that is too slow for the rate gets the next call when one of CALLERS is free.
+    """
+    start, lock, ended = time.monotonic(), threading.Lock(), []
+    free = threading.Semaphore(CALLERS)
+
+    def call(caller: Caller, search: Search) -> None:
+        try:
+            caller(search)
+        except (RerankError, OSError, ValueError) as error:
+            print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
+            outcome = False
+        else:
+            outcome = True
+        with lock:
+            ended.append(outcome)
+        free.release()
+
+    def sample() -> Sample:
+        return {"at_s": time.monotonic() - start, "calls": float(len(ended))} | measured(server, http)
+
+    samples: list[Sample] = []
+    todo = zip(cycle(callers), sizes_of(options.documents), strict=False)
+    with ThreadPoolExecutor(CALLERS) as pool:
+        while server.running and (now := time.monotonic() - start) < 60 * options.minutes:
+            if now >= options.every_s * len(samples):
+                samples.append(sample())
+            if free.acquire(timeout=1 / options.calls_per_s):
+                pool.submit(call, *next(todo))
+                time.sleep(1 / options.calls_per_s)
+    if server.running:
+        samples.append(sample())
+    return samples, ended.count(False)
+
+
+def sizes_of(most: int) -> Iterator[Search]:
+    """Endless searches of 1 to `most` documents, small ones more often; the same in every run."""
+    searches = {size: generated(size, "soak", uniform_tokens) for size in range(1, most + 1)}
+    chance = random.Random(0)
+    while True:
+        yield next(searches[int(most ** chance.random())])
+
+
+def measured(server: EmbeddedServer, http: psutil.Process) -> dict[str, dict[str, float]]:
+    """Figures of each process, and the size of the server's files in /dev/shm.
+
+    Memory is anonymous memory. Pages of the weights' file are left out: the kernel drops and reads them as it likes,
+    which would hide a leak.
+    """
+    port = server.grpc_url.rsplit(":", 1)[1]
+    started = [(process, process.cmdline() or [""]) for process in psutil.Process().children(recursive=True)]
+    triton = next(process for process, words in started if _runs_server(words, port))
+    processes = {"gateway": http, "tritonserver": triton}
+    for process in triton.children(recursive=True):
+        name = next((word for word in process.cmdline() if word.endswith("_0_0")), None)
+        if name:
+            processes[name.removesuffix("_0_0")] = process
+    prefix = next(word for word in triton.cmdline() if "shm-region-prefix-name=" in word).rpartition("=")[2]
+    files = Path(SHARED_MEMORY).glob(f"{prefix}*")
+    shared = sum(file.stat().st_blocks for file in files) * 512 / 1e6
+    return {
+        "memory_mb": {name: anonymous_mb(process) for name, process in processes.items()} | {SHARED_MEMORY: shared},
+        "descriptors": {name: float(process.num_fds()) for name, process in processes.items()},
+        "threads": {name: float(process.num_threads()) for name, process in processes.items()},
+    }
+
+
+def anonymous_mb(process: psutil.Process) -> float:
+    """RssAnon of proc(5)."""
+    memory = process.memory_info()
+    return float(memory.rss - memory.shared) / 1e6
+
+
+def _runs_server(words: Sequence[str], port: str) -> bool:
+    return words[0].endswith("/tritonserver") and f"--grpc-port={port}" in words
+
+
+def grown(figure: str, before: float, after: float) -> bool:
+    """Whether one median is above the other by more than 5 % and more than LEAST_GROWTH."""
+    return after > max(1.05 * before, before + LEAST_GROWTH[figure])
+
+
+def growth(samples: Sequence[Sample], figure: str, name: str) -> tuple[float, float]:
+    """Medians in the second and in the last quarter of the run."""
+    quarter = max(1, len(samples) // 4)
+    parts = (samples[quarter : 2 * quarter] or samples), samples[-quarter:]
+    before, after = (statistics.median(sample[figure][name] for sample in part) for part in parts)
+    return before, after
+
+
+def draw(samples: Sequence[Sample], path: Path) -> None:
+    """A panel for each figure, a curve for each process."""
+    minutes = [sample["at_s"] / 60 for sample in samples]
+    with plt.rc_context(PLOT_STYLE):
+        figure, panels = plt.subplots(len(TITLES), figsize=(9, 9), sharex=True, layout="constrained")
+        for (key, title), axes in zip(TITLES.items(), panels, strict=True):
+            for name in samples[0][key]:
+                axes.plot(minutes, [sample[key][name] for sample in samples], label=name)
+            axes.set(ylabel=title, ylim=(0, None))
+        legend(panels[0])
+        panels[0].set_title("One server and its gateway under steady load")
+        panels[-1].set_xlabel("minutes")
+        figure.savefig(path)
+        plt.close(figure)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
