@@ -45,7 +45,8 @@ class EmbeddedServer:
         metrics_host: IPv4 address for metrics.
         log: File that receives the server's log; by default it is kept for `log_tail` only.
         start_timeout_s: Seconds until the first pair must have been scored.
-        exit_timeout_s: Seconds that requests in flight get to finish when the server stops.
+        exit_timeout_s: Seconds that requests in flight get to finish when the server stops. 0 kills the server at
+            once, so that late interaction's cache is not saved either.
         restart: Whether to restart the server after a crash.
         arguments: More command line options for tritonserver.
 

@@ -32,7 +32,8 @@ from typing import NamedTuple
 
 READY = b"ready\n"
 PR_SET_PDEATHSIG = 1
-# tritonserver should end within --exit-timeout-secs. After that and KILL_AFTER_S it is killed.
+# tritonserver should end within --exit-timeout-secs. After that and KILL_AFTER_S it is killed. It looks once a second
+# whether its models are unloaded, so that an exit takes two seconds and more: a timeout of 0 kills it at once.
 KILL_AFTER_S = 5.0
 # The server of a dead model process gets this long to answer other models' requests.
 CRASH_EXIT_S = 2.0
@@ -82,6 +83,8 @@ class Supervisor:
             )
             reason = self._watch(server)
             patience_s = self._args.exit_timeout + KILL_AFTER_S if reason is None else CRASH_EXIT_S
+            if reason is None and not self._args.exit_timeout:
+                server.kill()
             status = _end(server, patience_s)
             kill_rest_of_group()
             remove_shared_memory(self._args.shm_prefix)
@@ -145,7 +148,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, required=True, help="removed at the end")
     parser.add_argument("--shm-prefix", required=True, help="files in /dev/shm with this prefix are removed at the end")
-    parser.add_argument("--exit-timeout", type=float, required=True, help="seconds the server may take to stop")
+    parser.add_argument("--exit-timeout", type=float, required=True, help="seconds it may take to stop; 0 kills it")
     parser.add_argument("--restart", action="store_true", help="start the command again after a crash")
     parser.add_argument("command", nargs="+")
     args = parser.parse_args(argv)

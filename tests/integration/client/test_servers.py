@@ -13,7 +13,7 @@ import trustme
 
 import triton_rerank as tr
 from conftest import lay_out
-from support import raw
+from support import quick_server, raw
 from support.monitors import wait_until
 from triton_rerank_build import EmbeddedServer
 
@@ -44,8 +44,8 @@ def call_until_done(client, turns, lock, lost, events):
             lost.append(error)
 
 
-def test_one_of_three_servers_is_killed_and_restarted_in_the_middle_of_500_calls(demo_repository):
-    servers = [EmbeddedServer(demo_repository, grpc_port=free_port(), exit_timeout_s=0) for _ in range(3)]
+def test_one_of_three_servers_is_killed_and_restarted_in_the_middle_of_500_calls(tiny_repository):
+    servers = [quick_server(tiny_repository, grpc_port=free_port()) for _ in range(3)]
     lost, turns, lock = [], iter(range(500)), threading.Lock()
     stopped = threading.Event()
 
@@ -81,10 +81,10 @@ def test_one_of_three_servers_is_killed_and_restarted_in_the_middle_of_500_calls
 
 
 @pytest.fixture(scope="module")
-def pair_of_servers(demo_repository):
+def pair_of_servers(tiny_repository):
     with (
-        EmbeddedServer(demo_repository, grpc_port=free_port(), exit_timeout_s=0) as first,
-        EmbeddedServer(demo_repository, grpc_port=free_port(), exit_timeout_s=0) as second,
+        quick_server(tiny_repository, grpc_port=free_port()) as first,
+        quick_server(tiny_repository, grpc_port=free_port()) as second,
     ):
         yield first, second
 
@@ -146,10 +146,11 @@ def num_requests(server, model="reranker"):
     return raw.statistics(server.grpc_url, model)[0]
 
 
-def test_a_server_that_is_stopped_in_mid_request_fails_by_name(demo_repository, client_class):
-    with EmbeddedServer(demo_repository, exit_timeout_s=0) as server, client_class(server.grpc_url) as client:
+def test_a_server_that_is_stopped_in_mid_request_fails_by_name(tiny_repository, client_class):
+    with quick_server(tiny_repository) as server, client_class(server.grpc_url, max_retries=0) as client:
         client.is_ready()
         before = num_requests(server, "tokenizer")
+        next(process for process in processes(server) if "cross_encoder_0_0" in process.cmdline()).suspend()
 
         def stop_when_one_request_is_tokenized():
             wait_until(lambda: num_requests(server, "tokenizer") > before)
@@ -158,7 +159,7 @@ def test_a_server_that_is_stopped_in_mid_request_fails_by_name(demo_repository, 
         stopper = threading.Thread(target=stop_when_one_request_is_tokenized)
         stopper.start()
         with pytest.raises(tr.RerankError) as caught:
-            client.rerank("q", SLOW * 8, timeout=20)
+            client.rerank("q", DOCUMENTS, timeout=20)
         stopper.join()
         assert type(caught.value) in (tr.ServerUnavailableError, tr.RequestCancelledError)
         with pytest.raises(tr.ServerUnavailableError, match="is Triton running there"):
@@ -166,11 +167,11 @@ def test_a_server_that_is_stopped_in_mid_request_fails_by_name(demo_repository, 
 
 
 @pytest.fixture(scope="module")
-def small_queue_server(demo_artefacts, tmp_path_factory):
+def small_queue_server(tiny_repository, tmp_path_factory):
     limit = "dynamic_batching { default_queue_policy { max_queue_size: 2 } }"
     edit = ("tokenizer/config.pbtxt", "dynamic_batching { }", limit)
-    repository = lay_out(tmp_path_factory.mktemp("queue") / "repository", demo_artefacts, edit)
-    with EmbeddedServer(repository) as running:
+    repository = lay_out(tmp_path_factory.mktemp("queue") / "repository", tiny_repository, edit)
+    with quick_server(repository) as running:
         yield running
 
 
@@ -241,7 +242,7 @@ def certificates(authority):
 
 
 @pytest.fixture(scope="module", params=["tls", "mutual"])
-def secure_server(request, authority, certificates, demo_repository, tmp_path_factory):
+def secure_server(request, authority, certificates, tiny_repository, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
     own = authority.issue_cert("127.0.0.1", "localhost")
     own.private_key_pem.write_to_path(folder / "key.pem")
@@ -254,7 +255,7 @@ def secure_server(request, authority, certificates, demo_repository, tmp_path_fa
         f"--grpc-server-key={folder / 'key.pem'}",
         f"--grpc-root-cert={folder / 'roots.pem'}",
     )
-    running = SecureServer(demo_repository, arguments=arguments)
+    running = SecureServer(tiny_repository, arguments=arguments)
     running.tls = tr.TLS(*certificates)
     running.mutual = request.param == "mutual"
     with running:

@@ -10,6 +10,7 @@ import urllib.request
 import psutil
 import pytest
 
+from support import quick_server
 from support.deployment import GPU_METRICS, PROMETHEUS_METRICS, ROOT, queries, rules, server_options
 from support.monitors import Prometheus, counter, free_port, scrape, triton_process, unsupervised, wait_until
 from support.promql import selectors
@@ -22,9 +23,9 @@ HEALTH_CHECK = ROOT / "deploy" / "healthcheck.py"
 
 
 @pytest.fixture(scope="module")
-def monitored(demo_repository):
+def monitored(tiny_repository):
     """A server with the options of docker-compose.yml, after some work."""
-    with EmbeddedServer(demo_repository, arguments=server_options()) as server:
+    with quick_server(tiny_repository, arguments=server_options()) as server:
         with RerankClient(server.grpc_url) as client:
             for _ in range(3):
                 client.rerank("flu", ["Wash your hands often."] * 70)
@@ -101,10 +102,10 @@ def test_every_panel_shows_data_of_a_server_under_load(monitored, tmp_path):
         assert merged == pytest.approx(20)
 
 
-def test_a_dead_tokenizer_behind_a_healthy_port(demo_repository, tmp_path):
+def test_a_dead_tokenizer_behind_a_healthy_port(tiny_repository, tmp_path):
     options = server_options()
     with (
-        EmbeddedServer(demo_repository, arguments=options) as server,
+        quick_server(tiny_repository, arguments=options) as server,
         Prometheus(tmp_path, server) as prometheus,
         unsupervised(server),
     ):
@@ -116,9 +117,9 @@ def test_a_dead_tokenizer_behind_a_healthy_port(demo_repository, tmp_path):
         assert [alert["metric"]["model"] for alert in pending] == ["tokenizer"]
 
 
-def test_a_dead_cross_encoder_is_unhealthy_under_load_and_the_check_ends_its_server(demo_repository):
+def test_a_dead_cross_encoder_is_unhealthy_under_load_and_the_check_ends_its_server(tiny_repository):
     # The dead process keeps the queue full, as an overload does.
-    with EmbeddedServer(demo_repository, exit_timeout_s=2) as server, contextlib.ExitStack() as callers:
+    with EmbeddedServer(tiny_repository, exit_timeout_s=2) as server, contextlib.ExitStack() as callers:
         triton = triton_process(server, "bin/tritonserver")
         stop = f"--stop-pid={triton.pid}"
         for _ in range(40):
@@ -136,9 +137,9 @@ def test_a_dead_cross_encoder_is_unhealthy_under_load_and_the_check_ends_its_ser
             wait_until(lambda: triton.status() == psutil.STATUS_ZOMBIE)
 
 
-def test_the_check_does_not_end_the_server_of_a_paused_process(demo_repository):
+def test_the_check_does_not_end_the_server_of_a_paused_process(tiny_repository):
     # Triton answers "Stub process is not healthy" here too.
-    with EmbeddedServer(demo_repository) as server:
+    with quick_server(tiny_repository) as server:
         triton = triton_process(server, "bin/tritonserver")
         triton_process(server, "cross_encoder_0_0").suspend()
         assert health(server, f"--stop-pid={triton.pid}", "--timeout=3").returncode == 1
@@ -150,7 +151,7 @@ def test_the_check_does_not_end_the_server_of_a_paused_process(demo_repository):
 
 def test_a_dead_late_encoder_is_noticed_though_the_server_caches_vectors(colbert_repository):
     with (
-        EmbeddedServer(colbert_repository, runtime="onnxruntime") as server,
+        quick_server(colbert_repository, runtime="onnxruntime") as server,
         RerankClient(server.grpc_url, "late_interaction", max_retries=0, timeout=10) as client,
     ):
         assert client.is_ready()
@@ -162,10 +163,10 @@ def test_a_dead_late_encoder_is_noticed_though_the_server_caches_vectors(colbert
             assert not client.is_ready()
 
 
-def test_an_ensemble_counts_a_failure_twice_and_hides_its_reason(demo_repository):
+def test_an_ensemble_counts_a_failure_twice_and_hides_its_reason(tiny_repository):
     # Why the rules look at the models inside it. Should a newer Triton differ, they can be simpler.
     failure = "nv_inference_request_failure"
-    with EmbeddedServer(demo_repository) as server, unsupervised(server):
+    with quick_server(tiny_repository) as server, unsupervised(server):
         triton_process(server, "tokenizer/1/model.py").kill()
         with RerankClient(server.grpc_url, max_retries=0) as client, pytest.raises(RerankError, match="not healthy"):
             client.rerank("flu", ["Wash your hands often."])

@@ -20,7 +20,7 @@ import psutil
 import pytest
 
 from conftest import lay_out
-from support import raw
+from support import quick_server, raw
 from support.monitors import wait_until
 from triton_rerank import RerankClient, RerankError, ServerUnavailableError
 from triton_rerank_build import EmbeddedServer, RepositoryError, ServerStartError
@@ -68,8 +68,8 @@ def test_listens_on_loopback_alone(server):
 
 
 @pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_no_orphan_whatever_ends_its_owner(demo_repository, kill):
-    owner = subprocess.Popen([sys.executable, "-c", OWNER, str(demo_repository)], stdout=subprocess.PIPE, text=True)
+def test_no_orphan_whatever_ends_its_owner(tiny_repository, kill):
+    owner = subprocess.Popen([sys.executable, "-c", OWNER, str(tiny_repository)], stdout=subprocess.PIPE, text=True)
     assert owner.stdout.readline()
     processes = tree(psutil.Process(owner.pid))
     leftovers = shared_memory(processes)
@@ -81,8 +81,8 @@ def test_no_orphan_whatever_ends_its_owner(demo_repository, kill):
     assert not leftovers()
 
 
-def test_no_orphan_when_the_supervisor_is_killed(demo_repository):
-    server = EmbeddedServer(demo_repository).start()
+def test_no_orphan_when_the_supervisor_is_killed(tiny_repository):
+    server = EmbeddedServer(tiny_repository).start()
     try:
         port = f"--grpc-port={server.grpc_url.rpartition(':')[2]}"
         (supervisor,) = [p for p in psutil.Process().children() if port in p.cmdline()]
@@ -94,9 +94,9 @@ def test_no_orphan_when_the_supervisor_is_killed(demo_repository):
         server.stop()
 
 
-def test_serve_prints_a_call_and_stops_clean_on_sigint_and_sigterm(demo_repository, tmp_path):
+def test_serve_prints_a_call_and_stops_clean_on_sigint_and_sigterm(tiny_repository, tmp_path):
     for number in (signal.SIGINT, signal.SIGTERM):
-        command = [EXECUTABLE, "serve", "--repository", demo_repository, "--log", tmp_path / "serve.log"]
+        command = [EXECUTABLE, "serve", "--repository", tiny_repository, "--log", tmp_path / "serve.log"]
         command += FREE_PORTS
         serve = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         told = [serve.stdout.readline() for _ in range(5)]
@@ -112,8 +112,8 @@ def test_serve_prints_a_call_and_stops_clean_on_sigint_and_sigterm(demo_reposito
     assert "precision" in (tmp_path / "serve.log").read_text()
 
 
-def test_a_second_start_of_the_same_object_is_refused_and_stop_is_final(demo_repository):
-    server = EmbeddedServer(demo_repository).start()
+def test_a_second_start_of_the_same_object_is_refused_and_stop_is_final(tiny_repository):
+    server = EmbeddedServer(tiny_repository).start()
     with pytest.raises(ServerStartError, match="already runs"):
         server.start()
     server.stop()
@@ -123,11 +123,11 @@ def test_a_second_start_of_the_same_object_is_refused_and_stop_is_final(demo_rep
         client.rerank("q", ["d"], timeout=5)
 
 
-def test_a_taken_port_is_named(demo_repository):
+def test_a_taken_port_is_named(tiny_repository):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(ServerStartError, match=rf"http port {port} on 127\.0\.0\.1 .* --http-port"):
-            EmbeddedServer(demo_repository, http_port=port).start()
+            EmbeddedServer(tiny_repository, http_port=port).start()
 
 
 def test_nothing_installed_says_what_to_run(tmp_path):
@@ -143,9 +143,9 @@ def test_nothing_installed_says_what_to_run(tmp_path):
     assert done.stderr.splitlines()[-1].startswith("error: no checkpoint is installed")
 
 
-def test_an_unknown_runtime_is_refused(demo_repository):
+def test_an_unknown_runtime_is_refused(tiny_repository):
     with pytest.raises(ServerStartError, match="unknown runtime 'cuda'"):
-        EmbeddedServer(demo_repository, runtime="cuda").start()
+        EmbeddedServer(tiny_repository, runtime="cuda").start()
 
 
 @pytest.mark.parametrize(
@@ -155,31 +155,31 @@ def test_an_unknown_runtime_is_refused(demo_repository):
         ("tokenizer/config.pbtxt", '"default_max_length"', '"default_length"', "default_max_length"),
     ],
 )
-def test_a_failed_start_shows_why(demo_artefacts, tmp_path, file, old, new, reason):
-    repository = lay_out(tmp_path / "repository", demo_artefacts, (file, old, new))
+def test_a_failed_start_shows_why(tiny_repository, tmp_path, file, old, new, reason):
+    repository = lay_out(tmp_path / "repository", tiny_repository, (file, old, new))
     with pytest.raises(ServerStartError, match="tritonserver ended while starting") as caught:
         EmbeddedServer(repository).start()
     assert reason in str(caught.value)
 
 
-def test_a_second_start_finds_the_compiled_model(demo_repository, tmp_path):
+def test_a_second_start_finds_the_compiled_model(tiny_repository, tmp_path):
     folder = tmp_path / "compiled"
     os.environ["RERANK_OPENVINO_CACHE"] = str(folder)
     try:
-        with EmbeddedServer(demo_repository):
+        with quick_server(tiny_repository):
             blobs = {path: path.stat().st_mtime_ns for path in folder.rglob("*.blob")}
         assert blobs
-        with EmbeddedServer(demo_repository):
+        with quick_server(tiny_repository):
             assert {path: path.stat().st_mtime_ns for path in folder.rglob("*.blob")} == blobs
     finally:
         del os.environ["RERANK_OPENVINO_CACHE"]
 
 
-def test_two_tokenizer_instances_give_the_same_scores(demo_artefacts, tmp_path, server):
+def test_two_tokenizer_instances_give_the_same_scores(tiny_repository, tmp_path, both_server):
     edit = ("tokenizer/config.pbtxt", "KIND_CPU  count: 1", "KIND_CPU  count: 2")
-    repository = lay_out(tmp_path / "repository", demo_artefacts, edit)
+    repository = lay_out(tmp_path / "repository", tiny_repository, edit)
     pairs = [("query", f"document {number} " * number) for number in range(1, 100)]
-    with EmbeddedServer(repository) as two, RerankClient(two.grpc_url) as ours, RerankClient(server.grpc_url) as one:
+    with quick_server(repository) as two, RerankClient(two.grpc_url) as ours, RerankClient(both_server.grpc_url) as one:
         for mine, theirs in zip(ours.score(pairs), one.score(pairs), strict=True):
             assert mine == pytest.approx(theirs, abs=0.02)
         here = psutil.Process().children(recursive=True)
@@ -196,8 +196,8 @@ def stub_of(server, instance):
     return stub
 
 
-def test_without_restart_a_server_that_dies_is_noticed(demo_repository):
-    with EmbeddedServer(demo_repository, restart=False) as server:
+def test_without_restart_a_server_that_dies_is_noticed(tiny_repository):
+    with quick_server(tiny_repository, restart=False) as server:
         triton = triton_of(server)
         stubs = triton.children(recursive=True)
         assert len(stubs) == 2
@@ -220,8 +220,8 @@ def send_chunks(url):
             connection.sendall(head.encode() + b"1\r\na\r\n" * 600_000 + b"0\r\n\r\n")
 
 
-def test_it_comes_back_after_a_crash_and_after_the_death_of_a_model_process(demo_repository, caplog):
-    with EmbeddedServer(demo_repository) as server, RerankClient(server.grpc_url, max_retries=0) as client:
+def test_it_comes_back_after_a_crash_and_after_the_death_of_a_model_process(tiny_repository, caplog):
+    with quick_server(tiny_repository) as server, RerankClient(server.grpc_url, max_retries=0) as client:
         for crash in (lambda: send_chunks(server.http_url), lambda: stub_of(server, "tokenizer_0_0").kill()):
             before = triton_of(server)
             crash()
@@ -230,9 +230,11 @@ def test_it_comes_back_after_a_crash_and_after_the_death_of_a_model_process(demo
         # Triton never answers the requests that a dying process holds; its restart ends their connection.
         with RerankClient(server.grpc_url, timeout=None) as patient, ThreadPoolExecutor(1) as pool:
             tokenized, _ = raw.statistics(server.grpc_url, "tokenizer")
-            call = pool.submit(patient.rerank, "flu", [f"{n} " + "word " * 400 for n in range(16)])
+            stub = stub_of(server, "cross_encoder_0_0")
+            stub.suspend()
+            call = pool.submit(patient.rerank, "flu", [f"document {n}" for n in range(16)])
             wait_until(lambda: raw.statistics(server.grpc_url, "tokenizer")[0] > tokenized)
-            stub_of(server, "cross_encoder_0_0").kill()
+            stub.kill()
             assert len(call.result()) == 16
         assert server.running
     restarts = [record.message for record in caplog.records if record.message.endswith("restarting the server")]
@@ -244,8 +246,8 @@ def test_it_comes_back_after_a_crash_and_after_the_death_of_a_model_process(demo
     assert any(record.message.startswith("ready again") for record in caplog.records)
 
 
-def test_a_model_process_paused_for_ten_seconds_does_not_end_the_server(demo_repository):
-    with EmbeddedServer(demo_repository) as server, RerankClient(server.grpc_url, max_retries=0, timeout=3) as client:
+def test_a_model_process_paused_for_ten_seconds_does_not_end_the_server(tiny_repository):
+    with quick_server(tiny_repository) as server, RerankClient(server.grpc_url, max_retries=0, timeout=3) as client:
         stub = stub_of(server, "cross_encoder_0_0")
         stub.suspend()
         resumed_at = time.monotonic() + 12
@@ -268,8 +270,8 @@ def test_a_model_process_paused_for_ten_seconds_does_not_end_the_server(demo_rep
         ),
     ],
 )
-def test_damaged_files_are_refused_before_the_start(demo_artefacts, tmp_path, damage, reason):
-    repository = lay_out(tmp_path / "repository", demo_artefacts)
+def test_damaged_files_are_refused_before_the_start(tiny_repository, tmp_path, damage, reason):
+    repository = lay_out(tmp_path / "repository", tiny_repository)
     damage(repository / "cross_encoder/1/model.onnx.data")
     with pytest.raises(RepositoryError, match=reason):
         EmbeddedServer(repository).start()
@@ -293,9 +295,9 @@ def alter(path):
     path.write_bytes(content)
 
 
-def test_one_ensemble_of_two_is_loaded_and_only_grpc_leaves_loopback(colbert_repository, demo_repository, tmp_path):
+def test_one_ensemble_of_two_is_loaded_and_only_grpc_leaves_loopback(colbert_repository, tiny_repository, tmp_path):
     both = shutil.copytree(colbert_repository, tmp_path / "both")
-    shutil.copytree(demo_repository, both, dirs_exist_ok=True, symlinks=True)
+    shutil.copytree(tiny_repository, both, dirs_exist_ok=True, symlinks=True)
     (both / "late_encoder/1/model.onnx").unlink()  # not in the way of the other ensemble
     with pytest.raises(RepositoryError, match=r"'nowhere' is not installed .*; installed: reranker, late_interaction"):
         EmbeddedServer(both, model="nowhere").start()
@@ -325,7 +327,7 @@ def test_one_ensemble_of_two_is_loaded_and_only_grpc_leaves_loopback(colbert_rep
     assert [path.name for path in (tmp_path / "cache").glob("*.log")] == [f"server-{grpc}.log"]
 
 
-def test_two_servers_do_not_share_a_log(demo_repository, tmp_path, monkeypatch):
+def test_two_servers_do_not_share_a_log(tiny_repository, tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
     (tmp_path / "temporary").mkdir()
     log = tmp_path / "server.log"
@@ -333,14 +335,14 @@ def test_two_servers_do_not_share_a_log(demo_repository, tmp_path, monkeypatch):
         held.write(b"the first server\n")
         held.flush()
         with pytest.raises(ServerStartError, match=r"another server writes to the log .*server\.log"):
-            EmbeddedServer(demo_repository, log=log).start()
+            EmbeddedServer(tiny_repository, log=log).start()
         assert log.read_text() == "the first server\n"
     with pytest.raises(ServerStartError, match="can't be written"):
-        EmbeddedServer(demo_repository, log=tmp_path).start()
+        EmbeddedServer(tiny_repository, log=tmp_path).start()
     monkeypatch.setitem(tritonserver.RUNTIMES, "broken", ("openvino", ("--no-such-option",)))
     with pytest.raises(ServerStartError, match="ended while starting"):
-        EmbeddedServer(demo_repository, runtime="broken").start()
+        EmbeddedServer(tiny_repository, runtime="broken").start()
     monkeypatch.setattr(tritonserver, "BACKENDS", tmp_path / "nowhere")
     with pytest.raises(FileNotFoundError):
-        EmbeddedServer(demo_repository).start()
+        EmbeddedServer(tiny_repository).start()
     assert not list((tmp_path / "temporary").iterdir())
