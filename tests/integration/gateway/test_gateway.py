@@ -11,12 +11,11 @@ import pytest
 import trustme
 
 from conftest import PATIENT, lay_out
-from support import ROOT
+from support import ROOT, quick_server
 from support.fake_triton import FakeTriton
 from support.gateway import GatewayProcess, post, read_all, status_of, wait_for
 from support.pages import blocks
 from triton_rerank import RerankClient
-from triton_rerank_build import EmbeddedServer
 
 pytestmark = pytest.mark.integration
 
@@ -104,7 +103,7 @@ def test_overload_is_429(demo_artefacts, tmp_path):
     repository = lay_out(tmp_path / "repository", demo_artefacts, edit)
     body = {"query": "flu", "documents": ["influenza and masks " * 4] * 32}
     with (
-        EmbeddedServer(repository) as server,
+        quick_server(repository) as server,
         GatewayProcess(server.grpc_url) as gateway,
         ThreadPoolExecutor(64) as threads,
         httpx.Client(timeout=60) as web,

@@ -7,12 +7,12 @@ import pytest
 from tritonclient.utils import InferenceServerException
 
 from conftest import PATIENT, lay_out
-from support import raw
+from support import quick_server, raw
 from support.gateway import GatewayProcess, ask, post
 from support.published_decoder import published_scores
 from support.tiny_decoder import LIMIT, PROMPT, tiny_decoder
 from triton_rerank import InvalidRequestError, RerankClient
-from triton_rerank_build import EmbeddedServer, export
+from triton_rerank_build import export
 from triton_rerank_build.checkpoints.resolve import resolve_checkpoint
 from triton_rerank_build.graphs.tokenizer import load_tokenizer
 from triton_rerank_build.parity.texts import HARD_PAIRS, PAIRS
@@ -34,7 +34,7 @@ def tiny(tmp_path_factory):
 def decoder_server(tiny, tmp_path_factory):
     folder = tmp_path_factory.mktemp("served")
     export(str(tiny), repository=folder / "exported")
-    with EmbeddedServer(lay_out(folder / "repository", folder / "exported", FP32, PATIENT)) as server:
+    with quick_server(lay_out(folder / "repository", folder / "exported", FP32, PATIENT)) as server:
         yield server
 
 

@@ -11,10 +11,10 @@ import pytest
 from transformers import AutoTokenizer
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from support import raw
+from support import quick_server, raw
 from support.tiny_models import tiny_checkpoint
 from triton_rerank import RequestTimeoutError, RerankClient
-from triton_rerank_build import EmbeddedServer, export
+from triton_rerank_build import export
 from triton_rerank_build.late_interaction.settings import LateOptions
 
 ROWS = [0, 2**31, 2**32, 2**32 + 1, 2**40, 2**62, 2**63 - 1]
@@ -35,7 +35,7 @@ def repository(tmp_path_factory):
 @pytest.fixture(scope="module")
 def both(repository):
     """A server of both ensembles."""
-    with EmbeddedServer(repository) as running:
+    with quick_server(repository) as running:
         yield running
 
 
@@ -141,7 +141,7 @@ def test_shapes_that_kill_a_model_process_of_triton_2_51(repository, model, tens
 
     If this fails since the request is refused, Triton checks the byte count: move the shapes to REFUSED.
     """
-    with EmbeddedServer(repository) as server:
+    with quick_server(repository) as server:
         code, message = send(server, model, tensors)
         assert (code, "is not healthy" in message) == ("INTERNAL", True), message
 

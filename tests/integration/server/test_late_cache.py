@@ -12,7 +12,7 @@ from transformers import AutoModel
 from tritonclient.grpc import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
-from support import raw
+from support import quick_server, raw
 from support.deployment import queries
 from support.monitors import cache_metrics, scrape, triton_process, wait_until
 from support.promql import selectors
@@ -20,7 +20,6 @@ from support.texts import DOCUMENTS as TEXTS
 from support.texts import QUERIES as ASKED
 from support.tiny_late import DOCUMENTS, HIDDEN, QUERIES, vocabulary
 from triton_rerank import InferenceError, RequestTimeoutError, RerankClient
-from triton_rerank_build import EmbeddedServer
 from triton_rerank_build.repository.manifest import Artefact
 
 pytestmark = pytest.mark.integration
@@ -40,7 +39,7 @@ def small_server(encoder_repository, tmp_path_factory):
         text = (repository / name).read_text()
         assert text.count(old) == 1
         (repository / name).write_text(text.replace(old, new))
-    with EmbeddedServer(repository) as running:
+    with quick_server(repository) as running:
         yield running
 
 
@@ -113,7 +112,7 @@ def test_a_call_of_a_whole_batch_is_one_request_since_rows_of_similar_length_are
 def test_known_texts_do_not_wait_for_the_encoder(colbert_repository):
     known = [f"train {number}" for number in range(8)]
     with (
-        EmbeddedServer(colbert_repository, runtime="onnxruntime") as server,
+        quick_server(colbert_repository, runtime="onnxruntime") as server,
         RerankClient(server.grpc_url, "late_interaction", max_retries=0) as client,
         ThreadPoolExecutor(1) as pool,
     ):
@@ -182,7 +181,7 @@ def broken_server(colbert_repository, tmp_path_factory):
     for manifest in repository.glob("*/1/manifest.json"):
         manifest.write_text(manifest.read_text().replace(before, after))
     explicit = ("--model-control-mode=explicit", "--load-model=*")
-    with EmbeddedServer(repository, runtime="onnxruntime", arguments=explicit) as running:
+    with quick_server(repository, runtime="onnxruntime", arguments=explicit) as running:
         yield running
 
 

@@ -2,8 +2,9 @@
 
 import pytest
 
+from support import quick_server
 from triton_rerank import RerankClient
-from triton_rerank_build import EmbeddedServer, export
+from triton_rerank_build import export
 from triton_rerank_build.cli.examples import EXAMPLES
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]  # exports a checkpoint of full size
@@ -13,7 +14,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]  # exports a ch
 def client(tmp_path_factory):
     repository = tmp_path_factory.mktemp("late") / "repository"
     export("demo-late", repository=repository)
-    with EmbeddedServer(repository) as server, RerankClient(server.grpc_url, "late_interaction") as client:
+    with quick_server(repository) as server, RerankClient(server.grpc_url, "late_interaction") as client:
         yield client
 
 

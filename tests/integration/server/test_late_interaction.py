@@ -5,11 +5,11 @@ import json
 import numpy as np
 import pytest
 
-from support import ROOT
+from support import ROOT, quick_server
 from support.tiny_late import DOCUMENT_LENGTH, DOCUMENTS, QUERIES, QUERY_LENGTH, tiny_colbert
 from support.tiny_models import tiny_checkpoint
 from triton_rerank import AsyncRerankClient, InvalidRequestError, RerankClient
-from triton_rerank_build import EmbeddedServer, export
+from triton_rerank_build import export
 
 pytestmark = pytest.mark.integration
 
@@ -66,7 +66,7 @@ def test_one_server_serves_both_ensembles_on_a_cpu(colbert, tmp_path):
     export(str(tiny_checkpoint(tmp_path / "cross-encoder", "bert")), repository=repository)
     config = repository / "late_encoder/configs/cpu.pbtxt"
     config.write_text(config.read_text().replace('string_value: "auto"', 'string_value: "f32"'))
-    with EmbeddedServer(repository) as server:
+    with quick_server(repository) as server:
         assert server.models == ("reranker", "late_interaction")
         with RerankClient(server.grpc_url, "late_interaction") as late, RerankClient(server.grpc_url) as reranker:
             logits = [result.logit for result in late.rerank(QUERIES[0], DOCUMENTS).results]

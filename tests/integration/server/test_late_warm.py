@@ -5,11 +5,10 @@ import shutil
 
 import pytest
 
-from support import raw
+from support import quick_server, raw
 from support.monitors import cache_metrics
 from triton_rerank import RerankClient
 from triton_rerank.cli.main import main
-from triton_rerank_build import EmbeddedServer
 
 pytestmark = pytest.mark.integration
 
@@ -70,7 +69,7 @@ def test_a_cache_that_is_too_small_is_told_before_all_documents_are_encoded_in_v
     config.write_text(config.read_text().replace('"1073741824"', '"200000"'))
     file = tmp_path / "documents.txt"
     file.write_text("".join(f"train {number} of water\n" for number in range(5_000)))
-    with EmbeddedServer(repository, runtime="onnxruntime") as server:
+    with quick_server(repository, runtime="onnxruntime") as server:
         status, said = warm(file, url=server.grpc_url)
         assert (status, said["complete"]) == (1, False)
         assert said["cache"]["texts"] < said["documents"] < 5_000

@@ -11,8 +11,7 @@ from onnx import TensorProto, helper
 from tritonclient.utils import InferenceServerException
 
 from conftest import lay_out
-from support import raw
-from triton_rerank_build import EmbeddedServer
+from support import quick_server, raw
 
 # 12 rows are one batch; fewer wait for a minute.
 CONFIG = """
@@ -124,7 +123,7 @@ def server(fp16_artefacts, tmp_path_factory):
     unlinked_weights(repository)
     models = ("reranker", "ragged", "without_kernel")
     arguments = ("--model-control-mode=explicit", *(f"--load-model={name}" for name in models))
-    with EmbeddedServer(repository, runtime="onnxruntime", arguments=arguments) as running:
+    with quick_server(repository, runtime="onnxruntime", arguments=arguments) as running:
         yield running
 
 

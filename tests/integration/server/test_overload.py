@@ -12,10 +12,10 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 from conftest import lay_out
+from support import quick_server
 from support.deployment import ROOT, server_options
 from support.monitors import Prometheus, counter, scrape, wait_until
 from triton_rerank import InvalidRequestError, RerankClient, RerankError, ServerOverloadedError
-from triton_rerank_build import EmbeddedServer
 
 DOCUMENTS = ["Washing your hands often is what helps most against the flu. " * 2] * 32
 FAILURE = "nv_inference_request_failure"
@@ -85,7 +85,7 @@ def test_overload_ends_in_one_error_and_nothing_hangs(runtime, edits, policies, 
     # Release notes of newer Tritons report requests that hang at a queue limit inside an ensemble. 2.51 does not hang.
     artefacts = request.getfixturevalue("fp16_artefacts" if runtime == "onnxruntime" else "demo_artefacts")
     repository = with_policy(tmp_path / "repository", artefacts, *edits, **policies)
-    with EmbeddedServer(repository, runtime=runtime) as server:
+    with quick_server(repository, runtime=runtime) as server:
         found = outcomes(server, callers=24)
         assert set(found) == {len(DOCUMENTS), ServerOverloadedError}
         assert sum(found.values()) == 48
@@ -109,7 +109,7 @@ def test_what_ships_takes_a_burst(server):
 def narrow(demo_artefacts, tmp_path_factory):
     """A server with the options of docker-compose.yml, which takes one waiting call beside the one that it computes."""
     repository = with_policy(tmp_path_factory.mktemp("narrow") / "repository", demo_artefacts, (CPU, *MAX_WAIT))
-    with EmbeddedServer(repository, arguments=server_options()) as server:
+    with quick_server(repository, arguments=server_options()) as server:
         yield server
 
 
@@ -118,7 +118,7 @@ def narrow_queue(fp16_artefacts, tmp_path_factory):
     """As `narrow`, where the waiting calls are in Triton's queue, as on a GPU."""
     folder = tmp_path_factory.mktemp("narrow_queue") / "repository"
     repository = with_policy(folder, fp16_artefacts, cross_encoder={"max_queue_size": 4})
-    with EmbeddedServer(repository, runtime="onnxruntime") as server:
+    with quick_server(repository, runtime="onnxruntime") as server:
         yield server
 
 

@@ -8,9 +8,9 @@ import grpc
 import pytest
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
+from support import quick_server
 from support.deployment import server_options
 from triton_rerank import RerankClient
-from triton_rerank_build import EmbeddedServer
 
 KEY = "tell=nobody"
 GRPC_HEADER, HTTP_HEADER = "triton-grpc-protocol-rerank-admin-key", "rerank-admin-key"
@@ -46,9 +46,9 @@ OPEN_HTTP = ["health/live", "health/ready", "models/reranker", "models/reranker/
 
 
 @pytest.fixture(scope="module")
-def restricted(demo_repository):
+def restricted(tiny_repository):
     """A server as the container starts it."""
-    with EmbeddedServer(demo_repository, arguments=server_options(KEY)) as server:
+    with quick_server(tiny_repository, arguments=server_options(KEY)) as server:
         yield server
 
 

@@ -9,11 +9,11 @@ from torch.nn import functional
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from conftest import COMMITTED, lay_out
-from support import raw
+from support import quick_server, raw
 from support.tiny_models import LIMIT, tiny_checkpoint
 from triton_rerank import RerankClient
 from triton_rerank.compat import CrossEncoder
-from triton_rerank_build import EmbeddedServer, export, verify
+from triton_rerank_build import export, verify
 from triton_rerank_build.checkpoints.resolve import resolve_checkpoint
 from triton_rerank_build.contract import TOKENIZER_FILE
 from triton_rerank_build.graphs import cross_encoder
@@ -58,7 +58,7 @@ def logits_and_tokens(server, pairs):
 
 
 def served_logits(repository, folder, pairs, runtime="openvino", *edits):
-    with EmbeddedServer(lay_out(folder, repository, FP32, *edits), runtime=runtime) as server:
+    with quick_server(lay_out(folder, repository, FP32, *edits), runtime=runtime) as server:
         return logits_and_tokens(server, pairs)
 
 
@@ -81,7 +81,7 @@ def tiny(request, tmp_path_factory):
     checkpoint = tiny_checkpoint(folder / "tiny", family, tokenizer_of=tokenizer_of)
     manifest = export(str(checkpoint), repository=folder / "exported", precision=precision)
     assert manifest.token_types == (tokenizer_of == "bert")
-    with EmbeddedServer(lay_out(folder / "served", folder / "exported", FP32), runtime=runtime) as server:
+    with quick_server(lay_out(folder / "served", folder / "exported", FP32), runtime=runtime) as server:
         yield checkpoint, manifest, server
 
 

@@ -12,8 +12,9 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
+from support import quick_server
 from support.tiny_models import FAMILIES, LIMIT, tiny_checkpoint
-from triton_rerank_build import EmbeddedServer, ParityError, UnsupportedModelError, export, verify
+from triton_rerank_build import ParityError, UnsupportedModelError, export, verify
 from triton_rerank_build.checkpoints.resolve import resolve_checkpoint
 from triton_rerank_build.graphs.networks import classifier_logits
 from triton_rerank_build.graphs.quantize import quantize
@@ -149,7 +150,7 @@ def test_triton_serves_it(quantized):
 
     tiny = quantized("xlm-roberta")
     batches, expected = tiny.reference()
-    with EmbeddedServer(tiny.repository) as server, RerankClient(server.grpc_url) as client:
+    with quick_server(tiny.repository) as server, RerankClient(server.grpc_url) as client:
         served = client.score(list(PAIRS), normalize=False)
     (index,) = [index for index, batch in enumerate(batches) if batch.name == "all pairs in one padded batch"]
     # The reference truncates some pairs; the server gets their full text.

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from support import quick_server
 from support.tiny_models import tiny_checkpoint
-from triton_rerank_build import EmbeddedServer, RepositoryError, export, exporter, verify
+from triton_rerank_build import RepositoryError, export, exporter, verify
 from triton_rerank_build.contract import EXPORTER_VERSION
 from triton_rerank_build.repository.install import exclusive, install, measure, staging
 from triton_rerank_build.repository.layout import (
@@ -207,7 +208,7 @@ def test_an_installation_of_release_0_1_0_is_served(repository):
     from triton_rerank import RerankClient
 
     as_written_by_release_0_1_0(repository)
-    with EmbeddedServer(repository) as server, RerankClient(server.grpc_url) as client:
+    with quick_server(repository) as server, RerankClient(server.grpc_url) as client:
         assert len(client.score([("query", "document")])) == 1
         assert client.model_info().max_length == 80
 
