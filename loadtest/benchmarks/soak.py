@@ -8,7 +8,7 @@ here, so that it is full within the first minutes and its growth hides nothing.
 
 The run ends early if the server does. A figure counts as flat if its median in the last quarter of the run is not above
 that in the second by more than 5 % and by more than 10 MB of memory, 4 descriptors or 4 threads. The exit status is 1
-if one grows or a call fails.
+if one grows or a call fails. Calls that are refused as overload are counted apart.
 """
 
 import argparse
@@ -22,6 +22,7 @@ import tempfile
 import threading
 import time
 import urllib.request
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -36,7 +37,7 @@ from benchmarks.late_interaction import repository
 from benchmarks.variants import variant
 from load.plots import PLOT_STYLE, legend
 from load.workload import Search, generated, uniform_tokens
-from triton_rerank import RerankClient, RerankError
+from triton_rerank import RerankClient, RerankError, ServerOverloadedError
 from triton_rerank_build import EmbeddedServer
 
 MODELS = ("reranker", "late_interaction")
@@ -64,10 +65,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for model in MODELS:
                 client = clients.enter_context(RerankClient(server.grpc_url, model, timeout=TIMEOUT_S))
                 callers.append(lambda search, client=client: client.rerank(search.query, search.documents))
-            samples, failed = soak(server, process, callers, options)
+            samples, outcomes = soak(server, process, callers, options)
         if server.reason:
             print(f"the server ended by itself: {server.reason}", file=sys.stderr)
-    (options.out / "soak.json").write_text(json.dumps({"failed_calls": failed, "samples": samples}))
+    (options.out / "soak.json").write_text(json.dumps({"calls": outcomes, "samples": samples}))
     draw(samples, options.out / "soak.svg")
     more = []
     for figure in LEAST_GROWTH:
@@ -77,10 +78,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if grown(figure, before, after):
                 more.append(f"{name}:{figure}")
     print(
-        f"RESULT minutes={samples[-1]['at_s'] / 60:.0f} calls={samples[-1]['calls']:.0f} failed={failed} "
-        f"grown={','.join(more) or 'none'}"
+        f"RESULT minutes={samples[-1]['at_s'] / 60:.0f} answered={outcomes['answered']} refused={outcomes['refused']} "
+        f"failed={outcomes['failed']} grown={','.join(more) or 'none'}"
     )
-    return 1 if more or failed or server.reason else 0
+    return 1 if more or outcomes["failed"] or server.reason else 0
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -137,28 +138,29 @@ def http_caller(address: str) -> Caller:
 
 def soak(
     server: EmbeddedServer, http: psutil.Process, callers: Sequence[Caller], options: argparse.Namespace
-) -> tuple[list[Sample], int]:
-    """Call at a steady rate, and sample; the samples, and the number of failed calls.
+) -> tuple[list[Sample], Counter[str]]:
+    """Call at a steady rate, and sample; the samples, and the number of calls that were answered, refused and failed.
 
     A machine that is too slow for the rate gets the next call when one of CALLERS is free.
     """
-    start, lock, ended = time.monotonic(), threading.Lock(), []
+    start, lock, ended = time.monotonic(), threading.Lock(), Counter(answered=0, refused=0, failed=0)
     free = threading.Semaphore(CALLERS)
 
     def call(caller: Caller, search: Search) -> None:
         try:
             caller(search)
         except (RerankError, OSError, ValueError) as error:
-            print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
-            outcome = False
+            overload = isinstance(error, ServerOverloadedError) or getattr(error, "code", None) == 429
+            outcome = "refused" if overload else "failed"
+            print(f"{outcome}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
         else:
-            outcome = True
+            outcome = "answered"
         with lock:
-            ended.append(outcome)
+            ended[outcome] += 1
         free.release()
 
     def sample() -> Sample:
-        return {"at_s": time.monotonic() - start, "calls": float(len(ended))} | measured(server, http)
+        return {"at_s": time.monotonic() - start, "calls": float(ended.total())} | measured(server, http)
 
     samples: list[Sample] = []
     todo = zip(cycle(callers), sizes_of(options.documents), strict=False)
@@ -171,7 +173,7 @@ def soak(
                 time.sleep(1 / options.calls_per_s)
     if server.running:
         samples.append(sample())
-    return samples, ended.count(False)
+    return samples, ended
 
 
 def sizes_of(most: int) -> Iterator[Search]:
