@@ -15,7 +15,7 @@ JOBS ?= 2
 # A file's tests run in one process. The order of the files puts the short unit tests last, which evens out the end.
 PYTEST := $(BIN)/python -m pytest --numprocesses=$(JOBS) --dist=loadfile --no-loadscope-reorder
 
-.PHONY: help demo serve test test-clients test-container check lint wheels bench compare loadtest upgrade clean clean-models clean-cache
+.PHONY: help demo serve test test-clients test-container check lint wheels site docs bench compare loadtest upgrade clean clean-models clean-cache
 
 help: ## List the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -55,6 +55,12 @@ lint: $(VENV)/.installed ## Check style (ruff), layers (import-linter) and types
 
 wheels: $(VENV)/.installed ## Build the wheels of both distributions in dist/
 	$(BIN)/pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist ./client ./build
+
+site: $(VENV)/.installed ## Build the site in dist/site; a broken link is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
+docs: site ## Build the site, then serve it on http://127.0.0.1:8003 and rebuild it at each change
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve --dev-addr 127.0.0.1:8003 --watch client --watch build --watch deploy --watch README.md
 
 bench: $(VENV)/.installed ## Measure throughput through Triton and the client against the same artefact in process
 	PYTHONPATH=loadtest $(BIN)/python -m benchmarks.bench

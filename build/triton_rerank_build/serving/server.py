@@ -39,7 +39,9 @@ class EmbeddedServer:
         runtime: "openvino" (configs/cpu.pbtxt, on the CPU) or "onnxruntime" (the GPU's config.pbtxt, through a
             stand-in of NVIDIA's backend).
         model: Load this ensemble only, "reranker" or "late_interaction"; by default every installed one.
-        grpc_port, http_port, metrics_port: Ports to listen on; 0 for a free one.
+        grpc_port: Port to listen on for gRPC; 0 for a free one.
+        http_port: For HTTP.
+        metrics_port: For metrics.
         host: IPv4 address for gRPC; 0.0.0.0 for every network.
         http_host: IPv4 address for HTTP. Not `host` by default: a small HTTP request can end Triton 2.51 (SECURITY.md).
         metrics_host: IPv4 address for metrics.
