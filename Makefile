@@ -81,7 +81,7 @@ clean: ## Remove the virtual environment and files of the tools; installed model
 	find client build tests loadtest -name __pycache__ -type d -prune -exec rm -rf {} +
 
 clean-models: ## Remove what `export` and `engine` installed into model_repository
-	rm -rf model_repository/late_* model_repository/cross_encoder/1/engine
+	rm -rf model_repository/late_* model_repository/cross_encoder/1/engine model_repository/reranker/[1-9][0-9]*
 	rm -f $(addprefix model_repository/cross_encoder/1/,model.onnx model.onnx.data model.padded.onnx model.reference.onnx model.plan engine.onnx manifest.json)
 	rm -f $(addprefix model_repository/tokenizer/1/,tokenizer.json manifest.json) model_repository/*/1/*.tmp
 

@@ -12,7 +12,7 @@ from triton_rerank_build.graphs.onnx import export_onnx
 from triton_rerank_build.late_interaction.export import LateExport, export_late
 from triton_rerank_build.late_interaction.settings import LateOptions
 from triton_rerank_build.repository.configs import gpu_config
-from triton_rerank_build.repository.install import check_writable, exclusive, install, measure, staging
+from triton_rerank_build.repository.install import check_writable, exclusive, install, mark_version, measure, staging
 from triton_rerank_build.repository.layout import complete_from_template, padded_graph, template_repository
 from triton_rerank_build.repository.manifest import Manifest, now, read_manifest, tool_versions
 from triton_rerank_build.repository.verify import differences
@@ -92,6 +92,7 @@ def export(
         present = _present(repository, source, precision, length, force)
         if present is not None:
             complete_from_template(repository, template_repository())
+            mark_version(repository, present)
             logger.info("      %s is installed and intact: nothing to do", checkpoint)
             return present
         return _export(source, repository, precision, length, steps)

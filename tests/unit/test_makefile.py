@@ -18,6 +18,7 @@ GENERATED = [
     "model_repository/tokenizer/1/tokenizer.json",
     "model_repository/tokenizer/1/manifest.json",
     "model_repository/late_encoder/1/model.onnx",
+    "model_repository/reranker/123456789/checkpoint.txt",
 ]
 TOOLS = [".venv/bin/python", ".ruff_cache/x", "report.html", "client/triton_rerank/__pycache__/x.pyc"]
 

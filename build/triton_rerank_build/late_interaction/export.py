@@ -22,7 +22,7 @@ from triton_rerank_build.late_interaction.repository import (
 from triton_rerank_build.late_interaction.settings import LateOptions, LateSettings, make_settings
 from triton_rerank_build.parity.compare import Batch, graph_logits
 from triton_rerank_build.parity.record import Parity
-from triton_rerank_build.repository.install import exclusive, install, measure, staging
+from triton_rerank_build.repository.install import exclusive, install, mark_version, measure, staging
 from triton_rerank_build.repository.manifest import now, tool_versions
 from triton_rerank_build.repository.verify import differences
 from triton_rerank_build.support.progress import Steps, logger
@@ -78,6 +78,7 @@ def _export(wanted: LateExport, steps: Steps) -> LateManifest:
         settings = _settings(wanted, tokenizer, model.config, projection)
         if (present := _present(wanted, settings)) is not None:
             complete_late(wanted.repository)
+            mark_version(wanted.repository, present, LATE)
             logger.info("      %s is installed and intact: nothing to do", source.name)
             return present
         weight_bytes = model.num_parameters() * _BYTES[wanted.precision]

@@ -16,6 +16,9 @@ from triton_rerank_build.repository.manifest import Artefact, Manifest
 from triton_rerank_build.support.files import locked, temporary_folder
 from triton_rerank_build.support.progress import format_bytes, logger
 
+VERSION_FILE = "checkpoint.txt"
+"""In an ensemble's version folder: what its number stands for."""
+
 
 def check_writable(repository: Path) -> None:
     """Check, without writing, that `repository` can be made or written.
@@ -95,9 +98,30 @@ def install(staged: Path, repository: Path, manifest: Manifest, layout: Layout =
         (repository / path).unlink(missing_ok=True)
     for name in manifest.artefacts:
         _publish(staged / Path(name).name, repository / name)
+    mark_version(repository, manifest, layout)
     _publish_manifests(staged, repository, manifest, layout)
     if replaced:
-        logger.info("      a running server keeps the old model until it is restarted")
+        logger.info("      a server that runs from %s keeps the old model: restart it", repository)
+
+
+def mark_version(repository: Path, manifest: Manifest, layout: Layout = RERANKER) -> None:
+    """Give the ensemble a version folder with the manifest's number, and remove that of an earlier export.
+
+    Triton serves the highest number, so folder 1 of the committed files may stay. Each of its answers then names the
+    model that computed it, and a request can demand this model: the client scores no call with two of them.
+
+    Args:
+        repository: Model repository folder.
+        manifest: Of the installation.
+        layout: Its layout.
+    """
+    home, folder = repository / layout.ensemble, repository / layout.ensemble / str(manifest.model_version)
+    if not (folder / VERSION_FILE).is_file():  # a file, since tools that copy repositories may leave out empty folders
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / VERSION_FILE).write_text(f"{manifest.checkpoint} {manifest.revision} {manifest.precision}\n", "utf-8")
+    for other in home.iterdir():
+        if other.name.isdecimal() and other.name not in ("1", folder.name):
+            shutil.rmtree(other)
 
 
 def install_plan(staged: Path, repository: Path, manifest: Manifest) -> None:
@@ -112,7 +136,7 @@ def install_plan(staged: Path, repository: Path, manifest: Manifest) -> None:
         (repository / path).unlink(missing_ok=True)
     _publish(staged / PLAN.name, repository / PLAN)
     _publish_manifests(staged, repository, manifest, RERANKER)
-    logger.info("      a running server keeps the model that it has loaded until it is restarted")
+    logger.info("      a server that runs from %s keeps the model that it has loaded: restart it", repository)
 
 
 def _publish_manifests(staged: Path, repository: Path, manifest: Manifest, layout: Layout) -> None:

@@ -3,6 +3,7 @@
 The same file is beside the graph and beside the tokenizer, so that each of the two can be matched with the other.
 """
 
+import hashlib
 import json
 import platform
 from collections.abc import Mapping
@@ -19,6 +20,9 @@ from triton_rerank_build.parity.record import Parity
 from triton_rerank_build.support.files import sha256_file
 
 FORMAT = 2
+
+# What decides about the logits. Not the hashes of the artefacts: releases of torch write other bytes for one graph.
+_SCORING = ("revision", "precision", "max_length", "exporter", "token_types", "layout", "relevant", "settings")
 
 _TOOLS = ("triton-rerank-build", "torch", "transformers", "onnx", "onnxruntime", "tokenizers")
 
@@ -111,6 +115,13 @@ class Manifest:
     layout: TextLayout | None = None
     relevant: int | None = None
 
+    @property
+    def model_version(self) -> int:
+        """Triton's version of the ensemble, nine digits: the same for exports that score alike, on any machine."""
+        facts = {name: value for name, value in asdict(self).items() if name in _SCORING}
+        digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).digest()
+        return 100_000_000 + int.from_bytes(digest[:8], "big") % 900_000_000
+
     def describe(self, name: str, revision: str) -> str:
         """The installation in a message about a checkpoint `name` at `revision`: "tiny (fp32, 80 tokens)"."""
         settings = f"{self.precision}, {self.max_length} tokens"
@@ -120,7 +131,8 @@ class Manifest:
 
     def to_json(self) -> str:
         """The text of `manifest.json`."""
-        return json.dumps({"format": FORMAT, **asdict(self)}, indent=2, ensure_ascii=False) + "\n"
+        facts = {"format": FORMAT, "model_version": self.model_version, **asdict(self)}
+        return json.dumps(facts, indent=2, ensure_ascii=False) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> "Manifest":
@@ -133,6 +145,7 @@ class Manifest:
             content: dict[str, Any] = json.loads(text)
             if (found := content.pop("format")) != FORMAT:
                 raise RepositoryError(f"{MANIFEST_FILE} has format {found}; this version reads {FORMAT}")
+            content.pop("model_version", None)  # follows from the rest
             if isinstance(content["exporter"], str):  # release 0.1.0 wrote a digest of its source text
                 content["exporter"] = 1
             content["parity"] = Parity(**content["parity"])

@@ -6,6 +6,7 @@ import resource
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from triton_rerank_build.repository.layout import (
     complete_from_template,
     template_repository,
 )
+from triton_rerank_build.repository.manifest import Manifest, read_manifest
 
 EXPORT = [sys.executable, "-m", "triton_rerank_build.cli.main", "export"]
 GRAPH = "cross_encoder/1/model.onnx"
@@ -61,6 +63,7 @@ def test_a_new_folder_becomes_a_whole_repository(built):
     for name in committed:
         assert (built[1] / name).read_bytes() == (template / name).read_bytes()
     assert (built[1] / "reranker/1").is_dir()
+    assert [folder.name for folder in version_folders(built[1])] == [str(verify(built[1]).model_version)]
     assert not list(built[1].rglob("export-*"))
 
 
@@ -75,7 +78,9 @@ def test_a_configuration_that_is_there_is_left_as_it_is(tmp_path):
 
 def test_generated_files_of_the_template_are_not_copied(tmp_path):
     template = shutil.copytree(template_repository(), tmp_path / "template", ignore=shutil.ignore_patterns("*.onnx*"))
-    for name in (GRAPH, WEIGHTS, TOKENIZER, *MANIFESTS, "cross_encoder/1/model.plan", "tokenizer/1/x.tmp"):
+    (template / "reranker/123456789").mkdir()
+    generated = ("cross_encoder/1/model.plan", "tokenizer/1/x.tmp", "reranker/123456789/checkpoint.txt")
+    for name in (GRAPH, WEIGHTS, TOKENIZER, *MANIFESTS, *generated):
         (template / name).write_text("generated")
     complete_from_template(tmp_path / "target", template)
     copied = {path.name for path in (tmp_path / "target").rglob("*") if path.is_file() and path.suffix != ".py"}
@@ -129,9 +134,12 @@ def test_other_weights_of_the_same_name_are_called_so(repository, tmp_path):
 def test_a_replaced_model_is_said_to_be_served_until_a_restart(built, repository, tmp_path, caplog):
     caplog.set_level("INFO", "triton_rerank_build")
     export(str(built[0]), repository=tmp_path / "new")
-    assert "running server" not in caplog.text
+    assert "restart it" not in caplog.text
     export(str(built[0]), repository=repository, max_length=64, force=True)
-    assert "a running server keeps the old model until it is restarted" in caplog.text
+    assert f"a server that runs from {repository} keeps the old model: restart it" in caplog.text
+    (folder,) = version_folders(repository)
+    assert folder.name == str(verify(repository).model_version) != str(read_manifest(built[1]).model_version)
+    assert (folder / "checkpoint.txt").read_text().endswith(" fp32\n")
 
 
 def without_override():
@@ -186,6 +194,13 @@ def as_written_by_release_0_1_0(repository):
     assert "e086b3063e393d4a" in text
     for path in MANIFESTS:
         (repository / path).write_text(text)
+    for folder in version_folders(repository):
+        shutil.rmtree(folder)
+
+
+def version_folders(repository):
+    """Those of the ensemble, without folder 1 of the committed files."""
+    return [folder for folder in (repository / "reranker").iterdir() if folder.is_dir() and folder.name != "1"]
 
 
 @pytest.mark.slow
@@ -372,3 +387,20 @@ def test_measure_names_files_as_the_manifest_does(tmp_path):
         (tmp_path / path.name).write_text("x")
     assert set(measure(tmp_path)) == {GRAPH, WEIGHTS, TOKENIZER, *map(str, OPTIONAL_ARTEFACTS)}
     assert all(not Path(name).is_absolute() for name in measure(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("change", "same"),
+    [
+        ({"created": "2020-01-01", "tools": {}, "checkpoint": "other/name", "artefacts": {}}, True),
+        ({"revision": "another"}, False),
+        ({"precision": "int8"}, False),
+        ({"max_length": 79}, False),
+        ({"layout": None}, False),
+    ],
+)
+def test_the_version_stands_for_what_decides_about_scores(built, change, same):
+    manifest = verify(built[1])
+    assert 100_000_000 <= manifest.model_version < 1_000_000_000
+    assert Manifest.from_json(manifest.to_json()).model_version == manifest.model_version
+    assert (replace(manifest, **change).model_version == manifest.model_version) is same
