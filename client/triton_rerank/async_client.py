@@ -16,6 +16,7 @@ from triton_rerank.errors import (
     ClientStateError,
     InvalidRequestError,
     ModelNotFoundError,
+    OtherVersionError,
     RequestCancelledError,
     RerankError,
 )
@@ -192,7 +193,9 @@ class AsyncRerankClient(BaseClient):
                         async for attempt, response in answers:
                             part = left.pop(attempt.index)
                             job.take(part, self._scores(response, part, attempt, call))
-                            call.begun = True
+                except OtherVersionError as error:
+                    self._start_over(job, call, error)
+                    left = {}
                 except InvalidRequestError as error:
                     if call.refreshed or not call.target.served.refused(error):
                         raise

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from triton_rerank.errors import (
     ClientStateError,
     InvalidRequestError,
+    OtherVersionError,
     RerankError,
     UnexpectedResponseError,
 )
@@ -233,7 +234,7 @@ class BaseClient:
                 raise stage.named(error) from error
             logger.warning("%s: %s", type(error).__name__, stage.named(error))
         else:
-            stage.done(Relevance.of(call.target.served.config), call.stage_timing())
+            stage.done(Relevance.of(call.target.served.config), call.stage_timing(), call.version)
 
     def _questions(self, job: Job, parts: Sequence[Part], call: Call) -> Questions:
         if logger.isEnabledFor(logging.DEBUG):
@@ -242,7 +243,7 @@ class BaseClient:
             logger.debug("cut into %d requests: %s%s", len(parts), ", ".join(shown), more)
         return Questions(
             len(parts),
-            lambda index: self._messages.infer_request(call.target.model, parts[index], job.parameters),
+            lambda index: self._messages.infer_request(call.target.model, parts[index], job.parameters, call.version),
             most_running=max(2, _PAIRS_IN_FLIGHT // max(len(part.rows) for part in parts)),
             priority=self._messages.priority_of(job.parameters),
         )
@@ -259,7 +260,15 @@ class BaseClient:
         except RerankError as final:
             raise final from error
 
+    def _start_over(self, job: Job, call: Call, error: OtherVersionError) -> None:
+        """Have all rows of a stage scored again: no server has the version any more that answered some of them."""
+        logger.debug("the call starts over: %s", error)
+        job.restart()
+        call.start_over()
+
     def _scores(self, response: Message, part: Part, attempt: Attempt, call: Call) -> Scores:
+        """The scores in an answer; later requests of the stage demand the version of the model that computed it."""
+        call.begun, call.version = True, str(response.model_version)
         try:
             return read_scores(response, len(part.rows))
         except UnexpectedResponseError as error:

@@ -13,7 +13,13 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Literal, overload
 
 from triton_rerank.base import BaseClient, logger, ready_pair
-from triton_rerank.errors import InvalidRequestError, ModelNotFoundError, RequestCancelledError, RerankError
+from triton_rerank.errors import (
+    InvalidRequestError,
+    ModelNotFoundError,
+    OtherVersionError,
+    RequestCancelledError,
+    RerankError,
+)
 from triton_rerank.ranking.job import Job
 from triton_rerank.ranking.score import ScoreJob
 from triton_rerank.ranking.validation import check_int, check_searches, name_search
@@ -278,7 +284,9 @@ class RerankClient(BaseClient):
                     for attempt, response in self._ask(self._questions(job, parts, call), call):
                         part = left.pop(attempt.index)
                         job.take(part, self._scores(response, part, attempt, call))
-                        call.begun = True
+                except OtherVersionError as error:
+                    self._start_over(job, call, error)
+                    left = {}
                 except InvalidRequestError as error:
                     if call.refreshed or not call.target.served.refused(error):
                         raise

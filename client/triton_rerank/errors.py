@@ -69,6 +69,10 @@ class InferenceError(RerankError):
     """The model failed on this request."""
 
 
+class OtherVersionError(ModelNotFoundError):
+    """The server has another version of the model than the call began with. No call ends with this error."""
+
+
 class UnexpectedResponseError(RerankError):
     """The answer is not what the tensor contract promises."""
 
@@ -141,6 +145,8 @@ def error_from_status(status: str, details: str | None, server: str) -> RerankEr
         status in ("INTERNAL", "UNKNOWN") and _has(said, _DEAD_MODEL_MESSAGES)
     ):
         kind = ServerUnavailableError
+    elif _OTHER_VERSION.search(said):
+        kind = OtherVersionError
     elif kind is ModelNotFoundError and "has no available versions" in said:
         kind = ServerUnavailableError  # the model exists; Triton is loading or unloading it
     if kind is ServerOverloadedError and "larger than max" in said:
@@ -148,6 +154,9 @@ def error_from_status(status: str, details: str | None, server: str) -> RerankEr
     hint = next((hint for words, hint in _HINTS if words in said), None)
     return kind(f"{server}: {details}; {hint}" if hint else f"{server}: {details}")
 
+
+# Triton's answers to a request for one version (core/src/model_lifecycle.cc): it has another, or unloads this one.
+_OTHER_VERSION = re.compile(r"version \d+ is not (found|at ready state)")
 
 _REQUEST_ID = re.compile(r"\[request id: <id_unknown>\] ")
 

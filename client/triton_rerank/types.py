@@ -163,6 +163,8 @@ class Stage:
     model: str
     usage: Usage
     timing: Timing
+    model_version: str = ""
+    """Version of the model that computed all scores of the stage: `ModelInfo.model_version`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +177,11 @@ class RerankResponse(Generic[DocumentT_co]):
     timing: Timing
     stages: tuple[Stage, ...] = ()
     """What each model did, in the order of the work: two entries if a cascade's first stage took part, else one."""
+
+    @property
+    def model_version(self) -> str:
+        """Version of the client's model that computed the scores; "" without documents."""
+        return self.stages[-1].model_version if self.stages else ""
 
     def __iter__(self) -> Iterator[RerankResult[DocumentT_co]]:
         return iter(self.results)
@@ -224,3 +231,6 @@ class ModelInfo:
     activation: str | None = None
     """The function of logits that the checkpoint's configuration names for sentence-transformers, such as "Sigmoid" or
     "Identity"; None if it names none. It changes no score here; `triton_rerank.compat.CrossEncoder` applies it."""
+    model_version: str | None = None
+    """Triton's version of the ensemble. `export` makes it of everything that decides about the scores: checkpoint,
+    revision, precision, limit and text layout. None if the installation is older than that, or not `export`'s."""

@@ -97,6 +97,7 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
         self.drops_padding = False
         self.about = {"checkpoint": "fake", "precision": "fp32", "max_length": 8192, "default_max_length": 512}
         self.outputs: tuple[str, ...] = ()
+        self.version = "1"
         self.logit_scale: str | None = None
         self.first_stage: Callable[[bytes], float] | None = None
         """Logit of a document in late_interaction; None: there is no such model."""
@@ -170,6 +171,9 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
             return answer
         if request.model_name == "tokenizer":
             return self._describe(request)
+        if request.model_version not in ("", self.version):
+            text = f"Request for unknown model: '{request.model_name}' version {request.model_version} is not found"
+            context.abort(grpc.StatusCode.NOT_FOUND, text)
         return self.answer(request)
 
     def answer(self, request):
@@ -177,7 +181,9 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
         documents = read_cells(request.raw_input_contents[1])
         logit = self.first_stage if request.model_name == "late_interaction" else logit_of
         limit = request.parameters["max_length"].int64_param or self.max_tokens
-        response = service_pb2.ModelInferResponse(model_name=request.model_name, id=request.id)
+        response = service_pb2.ModelInferResponse(
+            model_name=request.model_name, model_version=self.version, id=request.id
+        )
         tensors = [
             ("logits", "FP32", "f", [logit(d) for d in documents]),
             ("num_tokens", "INT32", "i", [min(len(d), limit) for d in documents]),

@@ -35,10 +35,11 @@ class StageJob(Generic[DocumentT]):
     relevance: Relevance = SIGMOID
     timing: Timing | None = None
     """Set when it is done."""
+    version: str = ""
 
-    def done(self, relevance: Relevance, timing: Timing) -> None:
+    def done(self, relevance: Relevance, timing: Timing, version: str) -> None:
         """Record that all its documents are scored."""
-        self.relevance, self.timing = relevance, timing
+        self.relevance, self.timing, self.version = relevance, timing, version
 
     def survives(self, error: RerankError) -> bool:
         """Whether the call goes on without this stage after an error."""
@@ -117,7 +118,9 @@ class CascadeJob(Generic[DocumentT]):
     def reports(self) -> tuple[Stage, ...]:
         """What each stage did."""
         return tuple(
-            Stage(stage.model, stage.job.usage(), stage.timing) for stage in self._done if stage.timing is not None
+            Stage(stage.model, stage.job.usage(), stage.timing, stage.version)
+            for stage in self._done
+            if stage.timing is not None
         )
 
     def _first_job(self) -> RerankJob[DocumentT]:

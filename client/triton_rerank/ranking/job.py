@@ -20,6 +20,10 @@ class Job(Protocol):
         """The requests to send next; none when the call is done."""
         ...
 
+    def restart(self) -> None:
+        """Forget all scores: the next round is the first one again."""
+        ...
+
     def take(self, part: Part, scores: Scores) -> None:
         """Store the scores of one request."""
         ...

@@ -107,6 +107,10 @@ class RerankJob(Generic[DocumentT]):
         self._options = options
         self._inputs = inputs
         self._chosen = range(len(inputs.documents)) if chosen is None else chosen
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget all rows and their scores."""
         self._pieces: list[_Piece] = []
         self._new: list[_Piece] = []
         self._started = False

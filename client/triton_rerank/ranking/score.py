@@ -54,6 +54,10 @@ class ScoreJob:
         self._sent = True
         return cut_rows(self._queries, self._documents, limits.rows, "pairs")
 
+    def restart(self) -> None:
+        """Have all pairs sent again."""
+        self._sent = False
+
     def take(self, part: Part, scores: Scores) -> None:
         """Put a part's logits into their indexs."""
         for row, logit in zip(part.rows, scores.logits, strict=True):

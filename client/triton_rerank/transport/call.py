@@ -63,6 +63,8 @@ class Call:
         """Whether a server has computed something for it."""
         self.refreshed: bool = False
         """Whether it asked for the model's configuration again, after a refusal."""
+        self.version: str = ""
+        """Version of the model that answered the stage's first request, and so must answer the others; "" before it."""
         self._before: Timing = self.timing()
 
     def begin_stage(self, target: Target, *, share: float = 1.0) -> None:
@@ -76,9 +78,14 @@ class Call:
         now = time.monotonic()
         remaining_s = self._end.remaining(now)
         self.deadline = self._end if remaining_s is None or share == 1 else Deadline.after(remaining_s * share, now)
-        self.begun = False  # the model's queue has not admitted the call yet
+        self.start_over()
         self.refreshed = False
         self._before = self.timing()
+
+    def start_over(self) -> None:
+        """Let the stage open again with one request, which any version of the model may answer."""
+        self.begun = False  # the model's queue has not admitted the call yet
+        self.version = ""
 
     def stage_timing(self) -> Timing:
         """The account since the current stage began."""

@@ -66,9 +66,16 @@ def _with_stub(channel: Channel) -> tuple[Channel, Stub]:
     return channel, service_pb2_grpc.GRPCInferenceServiceStub(channel)
 
 
-def infer_request(model: str, part: Part, parameters: Mapping[str, int | str]) -> Request:
-    """A part as Triton's ModelInferRequest."""
-    message = service_pb2.ModelInferRequest(model_name=model)
+def infer_request(model: str, part: Part, parameters: Mapping[str, int | str], version: str = "") -> Request:
+    """A part as Triton's ModelInferRequest.
+
+    Args:
+        model: Name of the ensemble.
+        part: Its rows.
+        parameters: Request parameters.
+        version: The only version of the ensemble that may answer; any if empty.
+    """
+    message = service_pb2.ModelInferRequest(model_name=model, model_version=version)
     for name in ("query", "document"):
         message.inputs.add(name=name, datatype="BYTES", shape=(len(part.rows), 1))
     message.raw_input_contents.extend((part.queries, part.documents))

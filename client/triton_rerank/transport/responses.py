@@ -116,6 +116,7 @@ def model_info(
         logit_scale=logit_scale,
         activation=text("activation"),
         instruction=_instruction(said),
+        model_version=None if (version := number("model_version")) is None else str(version),
     )
 
 

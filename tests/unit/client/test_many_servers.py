@@ -3,9 +3,10 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor, wait
 
+import grpc
 import pytest
 
-from support.fake_triton import FakeTriton
+from support.fake_triton import FakeTriton, refuse
 from triton_rerank import RerankClient, ServerUnavailableError
 from triton_rerank.transport import messages
 
@@ -52,6 +53,29 @@ def test_when_all_are_dead_each_is_named(client_class):
     dead = ["127.0.0.1:1", "127.0.0.1:2"]
     with client_class(dead, max_retries=0) as client, pytest.raises(ServerUnavailableError, match="none of 2 servers"):
         client.rerank("q", ["1"])
+
+
+def test_a_version_that_is_gone_lets_the_call_start_over(client_class):
+    def redeploy(request, context):
+        server.version = "8"  # it answers the call's first request as version 7, and is replaced before the second
+
+    with FakeTriton() as server, client_class(server.url, timeout=20, max_retries=0) as client:
+        server.version = "7"
+        server.faults.extend([None, redeploy])
+        response = client.rerank("q", DOCUMENTS)
+    assert [result.document for result in response[:2]] == ["99", "98"]
+    assert response.model_version == "8"
+    answered = [request.model_version for request in server.requests]
+    assert answered[:1] == [""]
+    assert answered[-4:] == ["", "8", "8", "8"]  # all four again: none of version 7 counts
+    assert set(answered[1:-4]) == {"7"}
+
+
+def test_a_model_that_is_being_unloaded_is_no_reason_to_wait(client_class):
+    with FakeTriton() as server, client_class(server.url, timeout=20, max_retries=0) as client:
+        unloaded = refuse(grpc.StatusCode.UNAVAILABLE, "'reranker' version 1 is not at ready state")
+        server.faults.extend([None, *[unloaded] * 3])
+        assert client.rerank("q", DOCUMENTS).timing.num_retries == 3
 
 
 def test_names_are_resolved_and_used_by_turns(client_class, servers):
