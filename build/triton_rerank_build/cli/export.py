@@ -100,7 +100,7 @@ def run(args: argparse.Namespace) -> int:
         repository=args.repository,
         precision=args.precision,
         max_length=args.max_length,
-        revision=args.revision,
+        revision=args.revision or None,  # deployments pass it empty
         force=args.force,
         late_interaction=_late_options(args),
         relevant_label=args.relevant_label,

@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
     """Print the facts; an unsupported checkpoint is an error with the reason."""
     from triton_rerank_build.checkpoints.resolve import look_up
 
-    facts = describe(look_up(args.checkpoint, args.revision))
+    facts = describe(look_up(args.checkpoint, args.revision or None))
     if args.json:
         print(json.dumps(facts, indent=2))
     else:

@@ -41,6 +41,8 @@ NEWER_OPTIONS = ROOT / "tests" / "support" / "tritonserver_options.txt"
 # Backends of nvcr.io/nvidia/tritonserver that a reranker could name (/opt/tritonserver/backends).
 NVIDIA_BACKENDS = {"onnxruntime", "openvino", "python", "pytorch", "tensorrt"}
 VARIABLE = re.compile(r"\$\{(\w+):-([^}]*)\}")
+FOLDER = "/models/v1"
+"""The folder of the volume that is filled and served."""
 
 
 def defaults(text):
@@ -123,7 +125,7 @@ def test_one_server_and_one_build_per_profile(profile):
 def test_every_mounted_file_and_volume_exists():
     for name, service in SERVICES.items():
         for volume in service.get("volumes", ()):
-            source = volume.split(":")[0]
+            source = defaults(volume).split(":")[0]
             there = (ROOT / source).is_file() if source.startswith("./") else source in COMPOSE["volumes"]
             assert there, f"{name}: {source}"
 
@@ -150,7 +152,10 @@ def test_triton_and_tensorrt_are_of_one_release_that_has_the_fixes():
 def test_env_example_says_every_variable_and_its_default():
     used = dict(VARIABLE.findall((ROOT / "docker-compose.yml").read_text()))
     example = (ROOT / ".env.example").read_text()
-    assert dict(re.findall(r"^(\w+)=(.*)$", example, re.M)) == used
+    said = dict(re.findall(r"^(\w+)=(.*)$", example, re.M))
+    assert {
+        variable: value or used.get(variable) for variable, value in said.items()
+    } == used  # Compose takes empty as unset
     for variable in used:
         assert re.search(rf"^#.*\n(\w+=.*\n)*{variable}=", example, re.M), f"{variable} is not explained"
 
@@ -220,6 +225,18 @@ def test_the_servers_differ_in_their_config_alone():
 
     assert shared("triton") == shared("triton-tensorrt") == shared("triton-cpu")
     assert [config_name(service) for service in TRITONS] == ["", "tensorrt", "cpu"]
+
+
+def test_a_server_is_recreated_when_what_it_serves_changes():
+    """Compose recreates a service whose own definition changes, not one whose dependency does."""
+    for service in TRITONS:
+        assert f"--model-repository={FOLDER}" in command(service)
+    for build in ("build", "build-cpu"):
+        exported = set(re.findall(r"\$\{(\w+):-", " ".join(SERVICES[build]["command"])))
+        assert {"RERANK_CHECKPOINT", "RERANK_REVISION", "RERANK_MAX_LENGTH", "RERANK_VERSION"} <= exported
+        for service in TRITONS:
+            own = " ".join([*SERVICES[service]["command"], *SERVICES[service]["labels"].values()])
+            assert exported <= set(re.findall(r"\$\{(\w+):-", own))
 
 
 def test_requests_in_flight_end_before_the_container_is_killed():
@@ -353,11 +370,12 @@ def test_the_plan_is_prepared_built_and_proved_in_this_order():
     for before, after in pairwise(steps):
         assert SERVICES[after]["depends_on"] == {before: {"condition": "service_completed_successfully"}}
     (shell,) = SERVICES["engine"]["command"]
-    assert f"bash /models/{WORK_FOLDER}/{SCRIPT_FILE}" in shell
+    assert defaults(shell).startswith(f"cd {FOLDER}; ")
+    assert f"bash {WORK_FOLDER}/{SCRIPT_FILE}" in shell
     for service in ("prepare-engine", "install-engine"):
         parsed = _parser().parse_args(command(service))
         assert (parsed.repository, parsed.prepare, parsed.install) == (
-            "/models",
+            FOLDER,
             service == "prepare-engine",
             service == "install-engine",
         )
@@ -372,7 +390,7 @@ def test_the_plan_is_prepared_built_and_proved_in_this_order():
 def test_our_command_line_takes_the_build_services(service):
     parsed = _parser().parse_args(command(service))
     assert parsed.checkpoint == "BAAI/bge-reranker-v2-m3"
-    assert parsed.repository == "/models"
+    assert parsed.repository == FOLDER
     assert parsed.precision == {"build": "fp16", "build-cpu": "fp32"}[service]
 
 
@@ -390,7 +408,8 @@ def test_prometheus_scrapes_the_name_and_port_of_the_servers():
 def test_the_gateway_asks_the_servers_and_takes_its_options():
     service = SERVICES["gateway"]
     assert (
-        service["environment"]["TRITON_RERANK_URL"] == f"{SERVICES['triton']['networks']['default']['aliases'][0]}:8001"
+        service["environment"]["TRITON_RERANK_URL"]
+        == f"dns:///{SERVICES['triton']['networks']['default']['aliases'][0]}:8001"
     )
     options = triton_rerank_parser().parse_args(["gateway", *command("gateway")])
     assert options.drain == 2

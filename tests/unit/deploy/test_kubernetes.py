@@ -13,10 +13,15 @@ from support.deployment import ROOT, RULES
 from triton_rerank import AsyncRerankClient
 from triton_rerank.cli.main import _parser
 from triton_rerank.gateway import create_app
+from triton_rerank_build.cli.main import _parser as builder_parser
+from triton_rerank_build.repository.layout import RERANKER
 
 FOLDER = ROOT / "deploy" / "kubernetes"
 KUSTOMIZATION = yaml.safe_load((FOLDER / "kustomization.yaml").read_text())
-RESOURCES = {name: yaml.safe_load((FOLDER / name).read_text()) for name in KUSTOMIZATION["resources"]}
+MODELS = yaml.safe_load((FOLDER / "models" / "kustomization.yaml").read_text())
+FILES = [*KUSTOMIZATION["resources"], *(f"models/{name}" for name in MODELS["resources"])]
+RESOURCES = {name: yaml.safe_load((FOLDER / name).read_text()) for name in FILES if name != "models"}
+CHECKPOINT = dict(re.findall(r"^(\w+)=(.*)$", (FOLDER / "models" / "checkpoint.env").read_text(), re.M))
 SERVICES = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
 COMPOSE, GATEWAY_COMPOSE = SERVICES["triton"], SERVICES["gateway"]
 POD = RESOURCES["deployment.yaml"]["spec"]["template"]
@@ -32,25 +37,80 @@ def test_schema(name, version):
 
 
 def test_every_file_is_a_resource():
-    files = {path.name for path in FOLDER.iterdir()} - {"kustomization.yaml"}
-    assert files == set(RESOURCES)
+    files = {path.relative_to(FOLDER).as_posix() for path in FOLDER.rglob("*.yaml")}
+    assert files - {"kustomization.yaml", "models/kustomization.yaml"} == set(RESOURCES)
 
 
-def test_kustomize_builds_it():
+def kustomized(folder):
+    """(kind, name) -> what `kubectl apply -k` applies."""
     kubectl = shutil.which("kubectl")
     if kubectl is None:
         pytest.skip("kubectl is not installed; it brings `kubectl kustomize`")
-    built = subprocess.run([kubectl, "kustomize", FOLDER], capture_output=True, text=True, check=True)
+    built = subprocess.run([kubectl, "kustomize", folder], capture_output=True, text=True, check=True)
     documents = list(yaml.safe_load_all(built.stdout))
-    assert len(documents) == len(RESOURCES)
     assert all(d["kind"] == "Namespace" or d["metadata"]["namespace"] == "reranker" for d in documents)
-    images = sorted([GATEWAY_COMPOSE["image"], release_of(COMPOSE["image"])])
-    assert sorted(re.findall(r"image: (\S+)", built.stdout)) == images
+    return {(d["kind"], d["metadata"]["name"]): d for d in documents}
+
+
+def values_of(tree, key):
+    """The values of a key, anywhere in a resource."""
+    if isinstance(tree, list):
+        return [value for each in tree for value in values_of(each, key)]
+    if not isinstance(tree, dict):
+        return []
+    own = [tree[key]] if key in tree else []
+    return own + [value for each in tree.values() for value in values_of(each, key)]
+
+
+def test_kustomize_builds_it():
+    documents = kustomized(FOLDER)
+    assert len(documents) == len(RESOURCES) + 1, "the files, and the ConfigMap"
+    images = {GATEWAY_COMPOSE["image"], release_of(COMPOSE["image"]), SERVICES["build"]["image"]}
+    assert {image for document in documents.values() for image in values_of(document, "image")} == images
+
+
+def test_one_file_says_what_is_exported_and_served():
+    documents = kustomized(FOLDER)
+    (config,) = (document for (kind, _), document in documents.items() if kind == "ConfigMap")
+    assert config["data"] == CHECKPOINT
+    references = {map_["name"] for document in documents.values() for map_ in values_of(document, "configMapRef")}
+    assert references == {config["metadata"]["name"]} != {"reranker-checkpoint"}, "the name has a hash of the contents"
+    assert ("Job", f"reranker-export-{CHECKPOINT['RERANK_VERSION']}") in documents, "a Job can't be changed"
+
+
+def test_the_job_fills_the_folder_that_is_served():
+    container = RESOURCES["models/export.yaml"]["spec"]["template"]["spec"]["containers"][0]
+    arguments = [re.sub(r"\$\((\w+)\)", lambda match: CHECKPOINT[match[1]], argument) for argument in container["args"]]
+    options = builder_parser().parse_args(arguments)
+    assert (options.checkpoint, options.precision) == (CHECKPOINT["RERANK_CHECKPOINT"], "fp16")
+    assert CONTAINER["args"][0] == "--model-repository=/models/$(RERANK_VERSION)"
+    assert options.repository == f"/models/{CHECKPOINT['RERANK_VERSION']}"
+    assert not options.force, "a folder that is served is never overwritten"
+    (waiting,) = POD["spec"]["initContainers"]
+    assert RERANKER.manifests[-1].as_posix() in waiting["command"][-1]
+    assert waiting["image"] == CONTAINER["image"]
+    mounts = {mount["mountPath"] for mount in container["volumeMounts"]}
+    dockerfile = (ROOT / "deploy" / "Dockerfile").read_text()
+    assert mounts >= {"/models", "/tmp"} | {f"/{path}" for path in re.findall(r"=/(cache)/", dockerfile)}
+
+
+def test_a_waiting_pod_goes_on_when_the_export_is_complete(tmp_path):
+    script = POD["spec"]["initContainers"][0]["command"][-1]
+    script = script.replace("/models/$(RERANK_VERSION)", str(tmp_path)).replace("sleep 2", "sleep 0.05")
+    manifest = tmp_path / RERANKER.manifests[-1]
+    manifest.parent.mkdir(parents=True)
+    with subprocess.Popen(["bash", "-c", script]) as waiting:
+        with pytest.raises(subprocess.TimeoutExpired):
+            waiting.wait(0.3)
+        manifest.touch()
+        assert waiting.wait(60) == 0
 
 
 def test_the_same_options_as_with_compose():
     options = [re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", option) for option in COMPOSE["command"]]
-    assert CONTAINER["args"] == options
+    assert [
+        argument.replace("$(RERANK_VERSION)", CHECKPOINT["RERANK_VERSION"]) for argument in CONTAINER["args"]
+    ] == options
 
 
 def test_every_selector_finds_the_pods():
@@ -90,8 +150,12 @@ def test_the_rules_job_is_the_pod_monitors():
 def test_mounts_have_volumes_and_the_claim_exists():
     volumes = {volume["name"]: volume for volume in POD["spec"]["volumes"]}
     assert {mount["name"] for mount in CONTAINER["volumeMounts"]} == set(volumes)
+    export = RESOURCES["models/export.yaml"]["spec"]["template"]["spec"]
+    assert {volume["name"] for volume in export["volumes"]} == {
+        mount["name"] for mount in export["containers"][0]["volumeMounts"]
+    }
     claim = volumes["models"]["persistentVolumeClaim"]["claimName"]
-    assert claim == RESOURCES["volume.yaml"]["metadata"]["name"]
+    assert claim == RESOURCES["models/volume.yaml"]["metadata"]["name"]
     assert volumes["shm"]["emptyDir"]["medium"] == "Memory"
 
 
@@ -135,6 +199,8 @@ def test_it_runs_without_rights():
     assert RESOURCES["namespace.yaml"]["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
     assert POD["spec"]["securityContext"]["runAsNonRoot"] is True
     assert POD["spec"]["automountServiceAccountToken"] is False
+    rights = values_of([RESOURCES["models/export.yaml"], POD["spec"]["initContainers"]], "allowPrivilegeEscalation")
+    assert rights == [False, False]
     assert CONTAINER["securityContext"] == {
         "allowPrivilegeEscalation": False,
         "readOnlyRootFilesystem": True,
@@ -163,6 +229,7 @@ def test_every_selector_finds_the_gateways_pods():
         spec["gateway-service.yaml"]["selector"],
         spec["gateway-network.yaml"]["podSelector"]["matchLabels"],
         spec["gateway-podmonitor.yaml"]["selector"]["matchLabels"],
+        spec["gateway-disruption.yaml"]["selector"]["matchLabels"],
     ]
     assert all(selector and selector.items() <= labels.items() for selector in selectors)
     assert spec["gateway-autoscaler.yaml"]["scaleTargetRef"]["name"] == RESOURCES["gateway.yaml"]["metadata"]["name"]
