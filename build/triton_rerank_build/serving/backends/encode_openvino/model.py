@@ -12,6 +12,7 @@ import math
 import os
 import sys
 import time
+import traceback
 from pathlib import Path
 
 import numpy as np
@@ -42,7 +43,8 @@ class TritonPythonModel:
         self.max_length = max(settings[kind]["max_length"] for kind in ("query", "document"))
         core = openvino.Core()
         properties = compile_properties(config, core)
-        self.infer_request = core.compile_model(core.read_model(path), "CPU", properties).create_infer_request()
+        self.compiled = lambda: core.compile_model(core.read_model(path), "CPU", properties).create_infer_request()
+        self.infer_request = self.compiled()
         for rows, length in WARM_UP_SHAPES:
             ids = np.ones((rows, min(length, self.max_length)), np.int32)
             self.vectors(ids, ids)
@@ -73,10 +75,26 @@ class TritonPythonModel:
         try:
             vectors = self.vectors(ids, mask)
         except (RuntimeError, MemoryError) as error:  # from OpenVINO
-            return failure(
-                f"{self.name}: {(str(error).strip() or repr(error)).splitlines()[-1]}", pb_utils.TritonError.INTERNAL
-            )
+            problem = (str(error).strip() or repr(error)).splitlines()[-1]
+        if problem:  # outside the handler: the error's traceback keeps the old graph in memory
+            return self.recover(problem, ids)
         return pb_utils.InferenceResponse([pb_utils.Tensor("vectors", vectors)])
+
+    def recover(self, said, ids):
+        """The error of a batch that failed, for lack of memory: `late_scorer` sends its rows again, fewer at a time.
+
+        The graph is compiled again: after an allocation that failed, OpenVINO's graph may fail for ever, compute wrong
+        numbers, or end the process. If that fails, too, the process ends, and Triton's supervisor starts another.
+        """
+        message = f"{self.name}: {said}, on {ids.shape[0]} rows of {ids.shape[1]} tokens"
+        pb_utils.Logger.log_warn(f"{message}; compiling the graph again")
+        self.infer_request = None  # its memory is needed
+        try:
+            self.infer_request = self.compiled()
+        except (RuntimeError, MemoryError):
+            traceback.print_exc()
+            os._exit(1)
+        return failure(message, pb_utils.TritonError.INTERNAL)
 
     def problem(self, ids, mask):
         """What is wrong with a request, None if nothing: OpenVINO reads beyond its tables without an error."""

@@ -26,6 +26,8 @@ from micro_batch_cuts import LENGTH_STEP, padded_length
 from row_pool import DEFAULT_LEVEL, PendingRequest, RowPool, failure, send
 
 GAUGE_INTERVAL_S = 0.5
+# OpenVINO's words for an allocation that failed.
+OUT_OF_MEMORY = ("allocate", "can't alloc", "bad_alloc", "MemoryError")
 
 
 class BadRequestError(ValueError):
@@ -50,9 +52,9 @@ class TritonPythonModel:
             raise pb_utils.TritonModelException(f"{path} is missing: run `triton-rerank-build export CHECKPOINT`")
         core = openvino.Core()
         properties = settings.properties(core)
-        model = core.read_model(path)
-        self.vocab_size, self.max_length, self.token_types = limits(model, folder)
-        self.infer_request = core.compile_model(model, "CPU", properties).create_infer_request()
+        self.vocab_size, self.max_length, self.token_types = limits(core.read_model(path), folder)
+        self.compiled = lambda: core.compile_model(core.read_model(path), "CPU", properties).create_infer_request()
+        self.infer_request = self.compiled()
         self.priority_levels = settings.priority_levels
         self.pool = RowPool(settings.micro_batch_tokens, self.max_length, settings.max_wait_s, settings.queue_timeout_s)
         for length in (LENGTH_STEP, min(self.max_length, 128), min(self.max_length, 512)):
@@ -142,15 +144,35 @@ class TritonPythonModel:
         live = [item for item in micro_batch if not item[1].answered]
         if not live:
             return
+        failed = None
         try:
             scored = self.timed_logits([row for row, _, _ in live])
-        except (RuntimeError, MemoryError) as error:  # from OpenVINO: these requests fail, the worker goes on
-            message = f"{self.name}: {(str(error).strip() or repr(error)).splitlines()[-1]}"
-            for _, request, _ in live:
-                request.fail(message, pb_utils.TritonError.INTERNAL)
+        except (RuntimeError, MemoryError) as error:  # from OpenVINO
+            failed = last_line(error)
+        if failed:  # outside the handler: the error's traceback keeps the old graph in memory
+            self.recover(live, failed)
             return
         for (_, request, index), logit in zip(live, scored, strict=True):
             request.put(index, logit)
+
+    def recover(self, failed, said):
+        """After a micro-batch that failed, for lack of memory: score its rows one by one, or fail the only one.
+
+        The graph is compiled again: after an allocation that failed, OpenVINO's graph may fail for ever, compute wrong
+        numbers, or end the process. If that fails, too, this thread ends, and the process with it.
+        """
+        if len(failed) == 1:
+            ((row, request, _),) = failed
+            request.fail(f"{self.name}: {reason(said, len(row))}", pb_utils.TritonError.INTERNAL)
+        pb_utils.Logger.log_warn(
+            f"{self.name}: {said}, on {len(failed)} rows, the longest of {len(failed[0][0])} tokens; compiling "
+            "the graph again"
+        )
+        self.infer_request = None  # its memory is needed
+        self.infer_request = self.compiled()
+        if len(failed) > 1:
+            for item in failed:
+                self.score([item])
 
     def logits(self, rows):
         """Run one micro-batch of rows, as `rows` returns them: [num_rows, 1] float32."""
@@ -258,6 +280,18 @@ def int32_matrix(request, name):
     if tensor.ndim != 2 or not tensor.size:
         raise BadRequestError(f"{name} must have shape [num_pairs, length], got {list(tensor.shape)}")
     return tensor
+
+
+def reason(said, length):
+    """Why a row of `length` tokens has no logit, and what helps if memory is short."""
+    if any(words in said for words in OUT_OF_MEMORY):
+        said = f"out of memory on a row of {length} tokens ({said}); pass a smaller max_length, or give the server more"
+    return said
+
+
+def last_line(error):
+    """The end of OpenVINO's message; the lines before it name its source files."""
+    return (str(error).strip() or repr(error)).splitlines()[-1]
 
 
 def end_process(failed):

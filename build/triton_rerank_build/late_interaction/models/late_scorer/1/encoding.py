@@ -99,8 +99,15 @@ class VectorEncoder:
         try:
             vectors = self.vectors(ids, mask, wait_us)
         except Exception as error:  # noqa: BLE001 - Triton raises its own type; requests that need other texts go on
-            return dict.fromkeys(batch, EncoderError(f"{self.model}: {error}"))
+            return self.encode_halves(batch, EncoderError(f"{self.model}: {error}"))
         return {key: self.encoded(text, rows) for (key, text), rows in zip(batch.items(), vectors, strict=True)}
+
+    def encode_halves(self, failed, error):
+        """As `encode_batch`, after a batch that failed, as for lack of memory: a text fails its own requests alone."""
+        if len(failed) == 1 or error.code == pb_utils.TritonError.UNAVAILABLE:
+            return dict.fromkeys(failed, error)
+        items, middle = list(failed.items()), len(failed) // 2
+        return self.encode_batch(dict(items[:middle])) | self.encode_batch(dict(items[middle:]))
 
     def vectors(self, ids, mask, wait_us):
         """What `late_encoder` answers: [num_rows, length, dim] float32."""
