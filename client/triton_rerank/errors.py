@@ -68,6 +68,9 @@ class RequestCancelledError(RerankError):
 class InferenceError(RerankError):
     """The model failed on this request."""
 
+    out_of_memory: bool = False
+    """Whether the server had too little memory for it. The client then asks each of its other servers once."""
+
 
 class OtherVersionError(ModelNotFoundError):
     """The server has another version of the model than the call began with. No call ends with this error."""
@@ -87,6 +90,10 @@ _BROKEN_CONNECTION_MESSAGES = ("rst_stream", "goaway", "socket closed", "connect
 
 # The Python backend's answer for a model whose process is dead (python_be.cc). Health endpoints do not show it.
 _DEAD_MODEL_MESSAGES = ("is not healthy",)
+
+# A server that has too little memory for a request: /dev/shm for its texts, or memory for the model's batch. "failed to
+# allocate memory" is ONNX Runtime's.
+_OUT_OF_MEMORY_MESSAGES = ("increase the shared memory pool", "out of memory", "failed to allocate memory")
 
 # Remedies for gRPC's and Triton's messages; the first that fits.
 _NO_SERVER = "is Triton running there? Its gRPC port is 8001 by default"
@@ -109,6 +116,11 @@ _HINTS = (
     (
         "increase the shared memory pool",
         "the server's /dev/shm is full: enlarge it (--shm-size, shm_size, a larger emptyDir), or send shorter texts",
+    ),
+    (
+        "failed to allocate memory",
+        "the server has too little memory for it: pass a smaller max_length, or lower max_batch_size in all three "
+        "config files",
     ),
     (
         "unexpected inference output",
@@ -152,7 +164,10 @@ def error_from_status(status: str, details: str | None, server: str) -> RerankEr
     if kind is ServerOverloadedError and "larger than max" in said:
         kind = InvalidRequestError  # gRPC's RESOURCE_EXHAUSTED for a message beyond the size limit
     hint = next((hint for words, hint in _HINTS if words in said), None)
-    return kind(f"{server}: {details}; {hint}" if hint else f"{server}: {details}")
+    error = kind(f"{server}: {details}; {hint}" if hint else f"{server}: {details}")
+    if isinstance(error, InferenceError):
+        error.out_of_memory = _has(said, _OUT_OF_MEMORY_MESSAGES)
+    return error
 
 
 # Triton's answers to a request for one version (core/src/model_lifecycle.cc): it has another, or unloads this one.

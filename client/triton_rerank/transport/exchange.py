@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from triton_rerank.errors import (
+    InferenceError,
     OtherVersionError,
     RequestTimeoutError,
     RerankError,
@@ -152,10 +153,11 @@ class Exchange:
     def failed(self, attempt: Attempt, error: RerankError, now: float) -> None:
         """Record a failure and plan what follows.
 
-        A request whose server is gone moves to another healthy server at once. If there is none, it is retried with
-        backoff until the deadline, or for `GONE_WINDOW_S` if no server has ever answered. A retry after overload is one
-        of `max_retries` and is charged to the budget; unless other requests of this client fill the queue: then no more
-        than those are sent, and the request waits its turn.
+        A request whose server is gone, or has too little memory for it, moves to another healthy server at once. If all
+        are gone, it is retried with backoff until the deadline, or for `GONE_WINDOW_S` if no server has ever answered.
+        A retry after overload is one of `max_retries` and is charged to the budget; with none left, the request still
+        goes once to each other healthy server. If other requests of this client fill the queue, then no more than those
+        are sent, and the request waits its turn.
 
         Raises:
             RerankError: The call fails: an error that is not retryable, no retry left, or no time for one.
@@ -171,6 +173,9 @@ class Exchange:
             self._servers.unreachable(attempt.server, now, error)
             self._gone_error = error
             self._gone(attempt, error, now)
+        elif isinstance(error, InferenceError) and error.out_of_memory and self._servers.has_other(now, attempt.tried):
+            self._servers.answered(attempt.server, now)
+            self._retry(attempt, now, "another server")
         else:
             raise error
 
@@ -236,7 +241,11 @@ class Exchange:
         if self._max_retries and self._servers.is_full(attempt.server, priority=self._priority):
             self._retry(attempt, now + _ROOM_POLL_S * random.uniform(0.5, 1.0), "the queue is full")
             return
-        may_retry = self._budget.charge() and attempt.retries < self._max_retries
+        may_retry = self._budget.charge()
+        if may_retry and attempt.retries >= self._max_retries and self._servers.has_other(now, attempt.tried):
+            self._retry(attempt, now, "another server")
+            return
+        may_retry &= attempt.retries < self._max_retries
         due = now + self._backoff(attempt.retries)
         if not may_retry or self._deadline.passed(due):
             raise error

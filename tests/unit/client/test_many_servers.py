@@ -7,7 +7,7 @@ import grpc
 import pytest
 
 from support.fake_triton import FakeTriton, refuse
-from triton_rerank import RerankClient, ServerUnavailableError
+from triton_rerank import InferenceError, RerankClient, ServerOverloadedError, ServerUnavailableError
 from triton_rerank.transport import messages
 
 DOCUMENTS = [str(number) for number in range(100)]
@@ -76,6 +76,34 @@ def test_a_model_that_is_being_unloaded_is_no_reason_to_wait(client_class):
         unloaded = refuse(grpc.StatusCode.UNAVAILABLE, "'reranker' version 1 is not at ready state")
         server.faults.extend([None, *[unloaded] * 3])
         assert client.rerank("q", DOCUMENTS).timing.num_retries == 3
+
+
+SHM_FULL = refuse(grpc.StatusCode.INTERNAL, "Failed to increase the shared memory pool size for key 'x': No space")
+NO_MEMORY = refuse(grpc.StatusCode.INTERNAL, "onnx runtime error 6: Failed to allocate memory for requested buffer")
+FULL = refuse(grpc.StatusCode.UNAVAILABLE, "Exceeds maximum queue size")
+
+
+@pytest.mark.parametrize("short", [SHM_FULL, NO_MEMORY, FULL], ids=["shm", "memory", "queue"])
+def test_a_server_that_is_short_of_something_loses_no_call(client_class, servers, short):
+    servers[0].faults.extend([short] * 1000)
+    with client_class([server.url for server in servers], max_retries=0, timeout=20) as client:
+        for _ in range(9):
+            assert client.rerank("q", DOCUMENTS)[0].document == "99"
+    assert servers[0].requests
+
+
+@pytest.mark.parametrize(
+    ("short", "error"), [(SHM_FULL, InferenceError), (FULL, ServerOverloadedError)], ids=["shm", "queue"]
+)
+def test_when_all_are_short_of_something_each_is_asked_once(client_class, servers, short, error):
+    for server in servers:
+        server.faults.append(short)
+    with client_class([server.url for server in servers], max_retries=0) as client:
+        with pytest.raises(error) as caught:
+            client.rerank("q", ["1"])
+        assert getattr(caught.value, "out_of_memory", False) == (short is SHM_FULL)
+        assert [len(server.requests) for server in servers] == [1, 1, 1]
+        assert len(client.rerank("q", ["1"])) == 1  # none of them rests
 
 
 def test_names_are_resolved_and_used_by_turns(client_class, servers):
