@@ -18,7 +18,7 @@ _PAUSE_S = 0.5
 
 def add_info_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `info`."""
-    parser.add_argument("--json", action="store_true", help="one JSON object, with the build's manifest")
+    parser.add_argument("--json", action="store_true", help="a JSON object for each server, with the build's manifest")
 
 
 def add_ready_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,14 +31,20 @@ def add_ready_arguments(parser: argparse.ArgumentParser) -> None:
 
 def info(options: argparse.Namespace) -> int:
     """Run `info`."""
-    with connected(options) as client:
-        found = asdict(client.model_info())
-    if options.json:
-        print(json.dumps(found, ensure_ascii=False))
-        return 0
-    found.pop("manifest")
-    for name, value in found.items():
-        print(f"{name:20} {'-' if value is None else value}")
+    urls = options.url or [None]
+    for number, url in enumerate(urls):
+        with connected(argparse.Namespace(**{**vars(options), "url": url})) as client:
+            found = asdict(client.model_info())
+        if len(urls) > 1:
+            found = {"url": url, **found}
+        if options.json:
+            print(json.dumps(found, ensure_ascii=False))
+            continue
+        found.pop("manifest")
+        if number:
+            print()
+        for name, value in found.items():
+            print(f"{name:20} {'-' if value is None else value}")
     return 0
 
 

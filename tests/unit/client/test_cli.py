@@ -129,6 +129,9 @@ def test_info_and_ready(server):
     assert "revision             -" in info
     assert "logit_scale          -" in info
     assert json.loads(shell("info", "--json").stdout)["manifest"]["checkpoint"] == "fake"
+    twice = shell("info", "--url", server.url, "--url", server.url, "--json").stdout.splitlines()
+    assert [json.loads(line)["url"] for line in twice] == [server.url] * 2
+    assert shell("info", "--url", server.url, "--url", server.url).stdout.count("checkpoint           fake") == 2
     assert shell("ready").stdout == "ready\n"
     assert shell("ready", "--quiet").stdout == ""
 
