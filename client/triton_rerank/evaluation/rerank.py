@@ -8,10 +8,11 @@ from contextlib import ExitStack
 from hashlib import sha256
 
 from triton_rerank.client import RerankClient
+from triton_rerank.errors import UnexpectedResponseError
 from triton_rerank.evaluation.collections import Collection
 from triton_rerank.evaluation.journal import Reranked
 from triton_rerank.evaluation.trec import Run, ranked
-from triton_rerank.types import Cascade
+from triton_rerank.types import Cascade, Stage
 
 
 class Inputs:
@@ -81,16 +82,17 @@ def rerank_queries(
         query_id -> scores, in the order of the collection's queries.
 
     Raises:
-        RerankError: A call failed. `keep` has received the queries that completed before; the others are cancelled.
+        RerankError: A call failed, or the model was replaced meanwhile. `keep` has received the queries that completed
+            before; the others are cancelled.
     """
     inputs = Inputs(collection, first_stage)
 
-    def one(query_id: str) -> Reranked:
+    def one(query_id: str) -> tuple[Reranked, tuple[Stage, ...]]:
         doc_ids = inputs.candidates(query_id)
         query, texts = inputs.texts(query_id)
         response = client.rerank(query, texts, max_length=max_length, cascade=cascade)
         usage, stages = response.usage, response.stages
-        return Reranked(
+        reranked = Reranked(
             query_id,
             {doc_ids[r.index]: r.logit if cascade is None else -float(r.rank) for r in response},
             response.timing.total_s,
@@ -100,21 +102,34 @@ def rerank_queries(
             num_pairs=stages[-1].usage.num_pairs if stages else 0,
             first_s=stages[0].timing.total_s if len(stages) > 1 else 0.0,
         )
+        return reranked, stages
 
-    results = dict(done)
+    results, versions = dict(done), dict[str, str]()
     waiting = [query_id for query_id in collection.queries if query_id not in done]
     with ExitStack() as stack:
         pool = ThreadPoolExecutor(concurrency, thread_name_prefix="eval")
         stack.callback(pool.shutdown, cancel_futures=True)
         try:
             for future in as_completed([pool.submit(one, query_id) for query_id in waiting]):
-                reranked = future.result()
+                reranked, stages = future.result()
+                _check_versions(stages, versions)
                 keep(reranked)
                 results[reranked.query_id] = reranked
         except KeyboardInterrupt:
             client.close()  # otherwise the pool waits for the calls in flight
             raise
     return {query_id: results[query_id] for query_id in collection.queries}
+
+
+def _check_versions(stages: Iterable[Stage], versions: dict[str, str]) -> None:
+    """Hold the version of each model to that of the queries before."""
+    for stage in stages:
+        before = versions.setdefault(stage.model, stage.model_version)
+        if before != stage.model_version:
+            raise UnexpectedResponseError(
+                f"{stage.model}: version {before} scored the queries before, version {stage.model_version} this one: "
+                "the model was replaced. Evaluate again, into another --out, when all servers have the same"
+            )
 
 
 def as_run(results: Iterable[Reranked]) -> Run:

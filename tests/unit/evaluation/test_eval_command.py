@@ -299,3 +299,15 @@ def test_progress_on_a_terminal(server, arguments):
 )
 def test_the_progress_line(done, total, each_s, line):
     assert progress_line("reranking", done, total, "queries", each_s) == line
+
+
+def test_a_model_that_is_replaced_meanwhile_ends_it(server, arguments, tmp_path, capsys):
+    def replaced(request, context):
+        server.version = "2"
+
+    server.faults.extend([None, None, None, replaced])
+    assert main(["eval", *arguments, "--concurrency", "1"]) == 1
+    said = capsys.readouterr().err
+    assert "version 1 scored the queries before, version 2 this one: the model was replaced" in said
+    assert "another --out" in said
+    assert 2 <= len((tmp_path / "out" / "scores.jsonl").read_text().splitlines()) <= 4
