@@ -1,15 +1,8 @@
 """client/README.md and docs/client: every example runs and prints its output, and the tables are correct."""
 
 import logging
-import os
 import re
 import socket
-import subprocess
-import sys
-from contextlib import redirect_stdout
-from dataclasses import dataclass
-from io import StringIO
-from pathlib import Path
 
 import grpc
 import pytest
@@ -18,6 +11,7 @@ from fastapi.testclient import TestClient
 
 import triton_rerank
 from support import ROOT
+from support.examples import replaced, run_bash, run_python, sections
 from support.fake_triton import FakeTriton
 from support.pages import blocks, links
 from triton_rerank import RerankClient, ServerUnavailableError
@@ -29,53 +23,7 @@ README = ROOT / "client" / "README.md"
 FOLDER = ROOT / "docs" / "client"
 ERRORS = FOLDER / "servers-and-retries.md"
 PAGES = [README, *sorted(FOLDER.glob("*.md"))]
-
-
-@dataclass(frozen=True)
-class Example:
-    """A block of code and its expected output: the text block that follows it, if there is one."""
-
-    page: Path
-    language: str
-    code: str
-    output: str | None
-    line: int
-
-
-def sections():
-    """(page, heading) -> its examples. The examples of a section share their variables."""
-    found = {}
-    for page in PAGES:
-        of_page = blocks(page)
-        for block, following in zip(of_page, [*of_page[1:], None], strict=True):
-            if block.language == "text":
-                continue
-            is_output = following and following.language == "text" and following.line - block.end <= 2
-            output = following.text if is_output else None
-            example = Example(page, block.language, block.text, output, block.line)
-            found.setdefault((page, block.section), []).append(example)
-    return found
-
-
-def run_python(code, example, namespace):
-    """Run an example. Line numbers in a traceback are those of its page."""
-    printed = StringIO()
-    with redirect_stdout(printed):
-        exec(compile("\n" * example.line + code, example.page, "exec"), namespace)
-    return printed.getvalue()
-
-
-def run_bash(code):
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    done = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", code],
-        env={**os.environ, "PATH": path},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+SECTIONS = sections(PAGES)
 
 
 @pytest.fixture
@@ -125,12 +73,14 @@ def log_level():
     logger.setLevel(before)
 
 
-@pytest.mark.parametrize("section", sections(), ids=lambda section: f"{section[0].stem}: {section[1]}")
+@pytest.mark.parametrize("section", SECTIONS, ids=lambda section: f"{section[0].stem}: {section[1]}")
 def test_examples_run_and_print_their_output(section, addresses):
     namespace = {"__name__": "__main__"}
-    for example in sections()[section]:
-        code = re.sub("|".join(map(re.escape, addresses)), lambda match: addresses[match[0]], example.code)
-        printed = run_python(code, example, namespace) if example.language == "python" else run_bash(code)
+    for example in SECTIONS[section]:
+        code = replaced(example.code, addresses)
+        printed = (
+            run_python(code, namespace, example.page, example.line) if example.language == "python" else run_bash(code)
+        )
         if example.output is not None:
             assert printed == example.output
     if "app" in namespace:
@@ -146,7 +96,7 @@ def check_service(app):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_every_block_is_an_example_or_an_output(page):
-    examples = [example for (of, _), found in sections().items() if of == page for example in found]
+    examples = [example for (of, _), found in SECTIONS.items() if of == page for example in found]
     assert {example.language for example in examples} == ({"bash"} if page.stem == "command-line" else {"python"})
     outputs = [block for block in blocks(page) if block.language == "text"]
     assert len(outputs) == sum(example.output is not None for example in examples)
