@@ -11,11 +11,12 @@ import pytest
 
 import triton_rerank
 from support import ROOT
-from support.pages import anchors, blocks, links
+from support.pages import anchors, blocks, headings, links
 
 README = ROOT / "README.md"
 TRACKED = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
 PAGES = [ROOT / name for name in TRACKED if name.endswith(".md")]
+CHINESE = {README: ROOT / "README.zh.md", ROOT / "docs/tutorial.md": ROOT / "docs/zh/tutorial.md"}
 PROGRAMS = ("triton-rerank", "triton-rerank-build")
 
 
@@ -72,6 +73,29 @@ def test_links_lead_somewhere(page):
         target = (page.parent / path).resolve() if path else page
         assert target.exists(), path
         assert not fragment or fragment in anchors(target), f"{path}#{fragment}"
+
+
+@pytest.mark.parametrize(("english", "chinese"), CHINESE.items(), ids=lambda page: str(page.relative_to(ROOT)))
+def test_the_chinese_pages_have_the_same_code(english, chinese):
+    folders = "Folders", "目录"  # the one block with descriptions
+    codes, translated = (
+        [(block.language, block.text) for block in blocks(page) if block.section not in folders]
+        for page in (english, chinese)
+    )
+    assert len(codes) >= 5
+    assert translated == codes
+    assert len(headings(chinese)) == len(headings(english))
+    for page, other in ((english, chinese), (chinese, english)):
+        assert other in {(page.parent / path).resolve() for path, _ in links(page)}
+
+
+@pytest.mark.parametrize("page", CHINESE.values(), ids=lambda page: str(page.relative_to(ROOT)))
+def test_the_chinese_pages_lead_where_the_english_ones_do(page):
+    english = next(key for key, value in CHINESE.items() if value == page)
+    targets, translated = (
+        {(of.parent / path).resolve() for path, _ in links(of) if path} - {page, english} for of in (english, page)
+    )
+    assert translated - set(CHINESE.values()) == targets - set(CHINESE) - set(CHINESE.values())
 
 
 def test_targets_are_in_the_makefile():
