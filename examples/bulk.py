@@ -14,7 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from triton_rerank import RerankClient, RerankError, RerankResponse
+from triton_rerank import InvalidRequestError, RerankClient, RerankError, RerankResponse
 
 BATCH = 64
 """Searches of a batch. After an interruption at most one batch is ranked again."""
@@ -48,10 +48,12 @@ def parsed(where: str, line: str) -> tuple[str, list[str]]:
 
 
 def as_line(search: tuple[str, list[str]], answer: RerankResponse[str] | RerankError) -> str:
-    """The line of one search. A search that cannot be ranked does not stop the others."""
+    """The line of one search. A search that nobody could rank does not stop the others; a failing server does."""
     fields: dict[str, Any] = {"query": search[0]}
-    if isinstance(answer, RerankError):
+    if isinstance(answer, InvalidRequestError):
         fields["error"] = str(answer)
+    elif isinstance(answer, RerankError):
+        raise answer
     else:
         fields["order"] = [result.index for result in answer]
         fields["scores"] = [round(result.relevance_score, 4) for result in answer]
@@ -64,7 +66,8 @@ def main(source: Path, target: Path) -> None:
     with RerankClient(timeout=600) as client, target.open("a", encoding="utf-8") as out:
         for batch in batches(source, done):
             answers = client.rerank_many(batch, concurrency=8, priority=3, return_exceptions=True)
-            out.writelines(map(as_line, batch, answers))
+            for search, answer in zip(batch, answers, strict=True):
+                out.write(as_line(search, answer))
             out.flush()
             done += len(batch)
             print(f"{done} searches", file=sys.stderr)
@@ -73,4 +76,7 @@ def main(source: Path, target: Path) -> None:
 if __name__ == "__main__":
     if len(sys.argv) != 3:
         sys.exit(f"usage: {sys.argv[0]} searches.jsonl ranked.jsonl")
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    try:
+        main(Path(sys.argv[1]), Path(sys.argv[2]))
+    except (OSError, RerankError) as error:
+        sys.exit(f"error: {error}; the same command goes on from here")

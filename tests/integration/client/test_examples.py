@@ -5,12 +5,14 @@ import re
 import runpy
 import socket
 
+import grpc
 import pytest
 from fastapi.testclient import TestClient
 
 from support import ROOT
 from support.examples import assert_same_output, run_python
-from triton_rerank import RerankClient
+from support.fake_triton import FakeTriton
+from triton_rerank import InferenceError, RerankClient
 
 pytestmark = pytest.mark.integration
 
@@ -114,6 +116,23 @@ def test_bulk_goes_on_after_an_interruption(server, tmp_path, capsys):
     assert [json.loads(line)["query"] for line in target.read_text().splitlines()] == [s["query"] for s in SEARCHES]
     main(source, target)  # nothing is left to do
     assert capsys.readouterr().err == "3 searches\n3 searches\n"
+
+
+def test_bulk_stops_when_the_server_fails(server, tmp_path, monkeypatch):
+    main = program("bulk.py")["main"]
+    source, target = write_lines(tmp_path / "searches.jsonl", SEARCHES), tmp_path / "ranked.jsonl"
+
+    def fail(request, context):
+        context.abort(grpc.StatusCode.INTERNAL, "no")
+
+    with FakeTriton() as failing:
+        failing.faults.extend([fail] * len(SEARCHES))
+        monkeypatch.setenv("TRITON_RERANK_URL", failing.url)
+        with pytest.raises(InferenceError):
+            main(source, target)
+    monkeypatch.setenv("TRITON_RERANK_URL", server.grpc_url)
+    main(source, target)
+    assert [json.loads(line)["query"] for line in target.read_text().splitlines()] == [s["query"] for s in SEARCHES]
 
 
 @pytest.mark.parametrize("line", ["no JSON", "[]", '{"query": "soup"}'])

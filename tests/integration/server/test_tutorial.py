@@ -58,6 +58,7 @@ def test_examples_run_and_print_their_output(heading, checkout, request, monkeyp
     url = request.getfixturevalue("both_server" if late else "server").grpc_url
     monkeypatch.chdir(checkout)
     monkeypatch.setenv("TRITON_RERANK_URL", url)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # models this small gain nothing from a second thread, and wait for it
     namespace = {"__name__": "__main__"}
     for example in examples:
         code = replaced(DONE.sub("true", example.code), {"localhost:8001": url, **names_here(example.code, request)})
