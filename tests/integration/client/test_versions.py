@@ -144,7 +144,7 @@ def test_a_new_version_beside_the_old_one_then_alone_and_back_under_load(old_rep
 
     def call(client_class):
         with client_class(urls, pairs_per_request=3, timeout=60) as client:
-            while not over.is_set():
+            while not over.wait(0.02):  # leaves the processors time to start servers
                 try:
                     response = client.rerank(QUERY, DOCUMENTS)
                     if in_order(response) != expected["reranker", response.model_version]:
@@ -157,7 +157,7 @@ def test_a_new_version_beside_the_old_one_then_alone_and_back_under_load(old_rep
     def seen(*versions):
         with lock:
             answered.clear()
-        wait_until(lambda: wrong or (set(answered) == set(versions) and len(answered) >= 20))
+        wait_until(lambda: wrong or (set(answered) == set(versions) and len(answered) >= 10))
 
     with tr.RerankClient(urls[0]) as client, ExitStack() as stack:
         for server in (old, new):
