@@ -94,6 +94,15 @@ def test_the_job_fills_the_folder_that_is_served():
     assert mounts >= {"/models", "/tmp"} | {f"/{path}" for path in re.findall(r"=/(cache)/", dockerfile)}
 
 
+def test_nobody_connects_to_the_job():
+    policy = RESOURCES["models/network.yaml"]["spec"]
+    assert (
+        policy["podSelector"]["matchLabels"]
+        == RESOURCES["models/export.yaml"]["spec"]["template"]["metadata"]["labels"]
+    )
+    assert (policy["policyTypes"], policy["ingress"]) == (["Ingress"], [])
+
+
 def test_a_waiting_pod_goes_on_when_the_export_is_complete(tmp_path):
     script = POD["spec"]["initContainers"][0]["command"][-1]
     script = script.replace("/models/$(RERANK_VERSION)", str(tmp_path)).replace("sleep 2", "sleep 0.05")
