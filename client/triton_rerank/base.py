@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from triton_rerank.errors import (
     ClientStateError,
     InvalidRequestError,
+    ModelNotFoundError,
     OtherVersionError,
     RerankError,
     UnexpectedResponseError,
@@ -255,6 +256,8 @@ class BaseClient:
     def _failed(self, exchange: Exchange, attempt: Attempt, error: Rpc, call: Call) -> None:
         """Plan what follows a failed attempt, or raise the error of the call."""
         meaning = self._messages.error_from_rpc(error, call.target.servers.urls[attempt.server])
+        if call.version and isinstance(meaning, ModelNotFoundError):  # a server has answered for this model before
+            meaning = OtherVersionError(str(meaning))
         try:
             exchange.failed(attempt, meaning, time.monotonic())
         except RerankError as final:

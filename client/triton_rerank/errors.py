@@ -170,8 +170,8 @@ def error_from_status(status: str, details: str | None, server: str) -> RerankEr
     return error
 
 
-# Triton's answers to a request for one version (core/src/model_lifecycle.cc): it has another, or unloads this one.
-_OTHER_VERSION = re.compile(r"version \d+ is not (found|at ready state)")
+# Triton's answer to a request for a version that it unloads (core/src/model_lifecycle.cc).
+_OTHER_VERSION = re.compile(r"version \d+ is not at ready state")
 
 _REQUEST_ID = re.compile(r"\[request id: <id_unknown>\] ")
 

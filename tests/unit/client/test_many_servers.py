@@ -7,7 +7,13 @@ import grpc
 import pytest
 
 from support.fake_triton import FakeTriton, refuse
-from triton_rerank import InferenceError, RerankClient, ServerOverloadedError, ServerUnavailableError
+from triton_rerank import (
+    InferenceError,
+    ModelNotFoundError,
+    RerankClient,
+    ServerOverloadedError,
+    ServerUnavailableError,
+)
 from triton_rerank.transport import messages
 
 DOCUMENTS = [str(number) for number in range(100)]
@@ -71,11 +77,25 @@ def test_a_version_that_is_gone_lets_the_call_start_over(client_class):
     assert set(answered[1:-4]) == {"7"}
 
 
-def test_a_model_that_is_being_unloaded_is_no_reason_to_wait(client_class):
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        refuse(grpc.StatusCode.UNAVAILABLE, "'reranker' version 1 is not at ready state"),  # it is being unloaded
+        refuse(grpc.StatusCode.NOT_FOUND, "no such version, in the words of another release"),
+    ],
+)
+def test_a_version_that_a_server_lacks_is_asked_of_the_next_at_once(client_class, refusal):
     with FakeTriton() as server, client_class(server.url, timeout=20, max_retries=0) as client:
-        unloaded = refuse(grpc.StatusCode.UNAVAILABLE, "'reranker' version 1 is not at ready state")
-        server.faults.extend([None, *[unloaded] * 3])
+        server.faults.extend([None, *[refusal] * 3])
         assert client.rerank("q", DOCUMENTS).timing.num_retries == 3
+
+
+def test_a_model_that_is_gone_altogether_is_not_found(client_class):
+    gone = refuse(grpc.StatusCode.NOT_FOUND, "Request for unknown model: 'reranker' is not found")
+    with FakeTriton() as server, client_class(server.url, timeout=20) as client:
+        server.faults.extend([None, *[gone] * 100])
+        with pytest.raises(ModelNotFoundError, match="unknown model"):
+            client.rerank("q", DOCUMENTS)
 
 
 SHM_FULL = refuse(grpc.StatusCode.INTERNAL, "Failed to increase the shared memory pool size for key 'x': No space")
