@@ -62,6 +62,7 @@ def as_line(search: tuple[str, list[str]], answer: RerankResponse[str] | RerankE
 
 def main(source: Path, target: Path) -> None:
     """Rank what is not ranked yet."""
+    source.stat()  # an error before `target` is made
     done = num_finished(target)
     with RerankClient(timeout=600) as client, target.open("a", encoding="utf-8") as out:
         for batch in batches(source, done):

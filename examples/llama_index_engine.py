@@ -1,7 +1,7 @@
 """A LlamaIndex query engine: a vector index finds 20 nodes, the reranker keeps 2, a language model answers.
 
 pip install "./client[llama-index]" scikit-learn
-python examples/llama_index_engine.py "羽绒服怎么洗"
+python examples/llama_index_engine.py "Why is my stove weak in the cold?"
 """
 
 import json
@@ -45,7 +45,7 @@ def make_engine(reranker: TritonRerank) -> BaseQueryEngine:
 
 
 if __name__ == "__main__":
-    question = " ".join(sys.argv[1:]) or "羽绒服怎么洗"
+    question = " ".join(sys.argv[1:]) or "Why is my stove weak in the cold?"
     reranker = TritonRerank(url=os.environ.get("TRITON_RERANK_URL", "localhost:8001"), top_n=2)
     try:
         response = make_engine(reranker).query(question)

@@ -135,6 +135,12 @@ def test_bulk_stops_when_the_server_fails(server, tmp_path, monkeypatch):
     assert [json.loads(line)["query"] for line in target.read_text().splitlines()] == [s["query"] for s in SEARCHES]
 
 
+def test_bulk_leaves_no_file_without_searches(tmp_path):
+    with pytest.raises(FileNotFoundError, match="searches"):
+        program("bulk.py")["main"](tmp_path / "searches.jsonl", tmp_path / "ranked.jsonl")
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("line", ["no JSON", "[]", '{"query": "soup"}'])
 def test_bulk_names_a_line_that_it_cannot_read(line, tmp_path):
     source = write_lines(tmp_path / "searches.jsonl", SEARCHES[:1])
