@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import ExitStack
 from hashlib import sha256
 
@@ -106,17 +106,26 @@ def rerank_queries(
 
     results, versions = dict(done), dict[str, str]()
     waiting = [query_id for query_id in collection.queries if query_id not in done]
+
+    def take(future: Future[tuple[Reranked, tuple[Stage, ...]]]) -> None:
+        reranked, stages = future.result()
+        _check_versions(stages, versions)
+        keep(reranked)
+        results[reranked.query_id] = reranked
+
     with ExitStack() as stack:
         pool = ThreadPoolExecutor(concurrency, thread_name_prefix="eval")
         stack.callback(pool.shutdown, cancel_futures=True)
+        calls = dict.fromkeys(pool.submit(one, query_id) for query_id in waiting)
         try:
-            for future in as_completed([pool.submit(one, query_id) for query_id in waiting]):
-                reranked, stages = future.result()
-                _check_versions(stages, versions)
-                keep(reranked)
-                results[reranked.query_id] = reranked
+            for future in as_completed([*calls]):
+                del calls[future]
+                take(future)
         except KeyboardInterrupt:
+            completed = [future for future in calls if future.done() and future.exception() is None]
             client.close()  # otherwise the pool waits for the calls in flight
+            for future in completed:
+                take(future)
             raise
     return {query_id: results[query_id] for query_id in collection.queries}
 
