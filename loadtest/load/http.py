@@ -38,6 +38,10 @@ class GatewayClient:
         Raises:
             RerankError: As the client's for the same cause.
         """
+        return len(self.scores(query, documents))
+
+    def scores(self, query: str, documents: Sequence[str]) -> dict[int, float]:
+        """As `rerank`; the relevance score of each document by its index."""
         body = {"query": query, "documents": documents}
         try:
             answer = self._session.post(self._url, json=body, timeout=self._timeout)
@@ -47,4 +51,4 @@ class GatewayClient:
             raise ServerUnavailableError(str(error)) from error
         if not answer.ok:
             raise _ERRORS.get(answer.status_code, InvalidRequestError)(answer.text[:200])
-        return len(answer.json()["results"])
+        return {result["index"]: result["relevance_score"] for result in answer.json()["results"]}
