@@ -14,6 +14,6 @@ end.
 Calls, events and figures go to FOLDER/chaos.json, a plot to FOLDER/chaos.svg. The exit status is 1 if a call is lost or
 wrong, or if an event has an outcome that it may not have.
 
-Needs Linux with util-linux. Each server has a /dev/shm of its own, which `full-shm` fills: that needs the right to mount (root, or
-`unshare --map-root-user`); without it the event is left out, and the output says so.
+Needs Linux with util-linux. Each server has a /dev/shm of its own, which `full-shm` fills: that needs the right to
+mount (root, or `unshare --map-root-user`); without it the event is left out, and the output says so.
 """

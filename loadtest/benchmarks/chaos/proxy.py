@@ -72,6 +72,7 @@ class Proxy:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.sleep(0)  # aborted connections close in the loop's next turn
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One connection, from its start to its end."""
@@ -79,13 +80,17 @@ class Proxy:
             _abort(writer)
             return
         self._open.add(writer)
-        with contextlib.suppress(OSError):
-            from_server, to_server = await asyncio.open_connection("127.0.0.1", self.upstream)
-            await asyncio.gather(self._copy(reader, to_server, writer), self._copy(from_server, writer, writer))
-            to_server.transport.abort()
-        self._open.discard(writer)
-        self._spoilt.discard(writer)
-        writer.transport.abort()
+        ends = [writer]
+        try:
+            with contextlib.suppress(OSError):
+                from_server, to_server = await asyncio.open_connection("127.0.0.1", self.upstream)
+                ends.append(to_server)
+                await asyncio.gather(self._copy(reader, to_server, writer), self._copy(from_server, writer, writer))
+        finally:
+            self._open.discard(writer)
+            self._spoilt.discard(writer)
+            for end in ends:
+                end.transport.abort()
 
     async def _copy(
         self, source: asyncio.StreamReader, target: asyncio.StreamWriter, connection: asyncio.StreamWriter

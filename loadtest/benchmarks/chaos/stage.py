@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -116,7 +117,7 @@ class Stage:
 
     def __enter__(self) -> "Stage":
         with self._cleanup:
-            self._cleanup.callback(lambda: [server.stop() for server in self.servers])
+            self._cleanup.callback(self._stop_servers)
             for _ in range(NUM_SERVERS):
                 self.servers.append(self.start_server(0))
             self.proxies = [self._cleanup.enter_context(Proxy(server.port)) for server in self.servers]
@@ -142,11 +143,9 @@ class Stage:
         server = Server(self.models[model], log, own_shm=self.own_shm)
         with RerankClient(f"127.0.0.1:{server.port}") as client:
             info = client.model_info(timeout=60)
-        if (
-            info.checkpoint != self.models[model].name
-            or self.versions.setdefault(info.model_version or "", model) != model
-        ):
-            self.notes.append(f"model_info says {info.checkpoint} {info.model_version}, not {self.models[model].name}")
+        known = self.versions.setdefault(info.model_version or "", model)
+        if info.checkpoint != self.models[model].name or known != model:
+            raise SystemExit(f"model_info says {info.checkpoint} {info.model_version}, not {self.models[model].name}")
         return server
 
     def wait_until_ready(self, timeout_s: float) -> bool:
@@ -159,6 +158,10 @@ class Stage:
                         return False
                     time.sleep(0.1)
         return True
+
+    def _stop_servers(self) -> None:
+        with ThreadPoolExecutor(NUM_SERVERS) as pool:
+            list(pool.map(Server.stop, self.servers))
 
     def shm_of(self, index: int) -> Path:
         """The /dev/shm of a server, as this process sees it."""
