@@ -110,7 +110,8 @@ def test_the_readme_links_to_every_page():
 def test_extras_exist():
     projects = [ROOT / "pyproject.toml", ROOT / "client/pyproject.toml", ROOT / "build/pyproject.toml"]
     declared = "".join(project.read_text(encoding="utf-8") for project in projects if project.exists())
-    text = README.read_text(encoding="utf-8")
+    pages = [README, ROOT / "docs/tutorial.md", ROOT / "examples/README.md"]
+    text = "".join(page.read_text(encoding="utf-8") for page in pages)
     extras = re.findall(r"pip install \"\S+\[([\w,-]+)\]\"", text)
     assert len(extras) >= 5
     for extra in ",".join(extras).split(","):
