@@ -15,5 +15,5 @@ Calls, events and figures go to FOLDER/chaos.json, a plot to FOLDER/chaos.svg. T
 wrong, or if an event has an outcome that it may not have.
 
 Needs Linux with util-linux. Each server has a /dev/shm of its own, which `full-shm` fills: that needs the right to
-mount (root, or `unshare --map-root-user`); without it the event is left out, and the output says so.
+mount, which root has; without it the event is left out, and the output says so.
 """

@@ -2,9 +2,10 @@
 
 import argparse
 import json
+import math
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from benchmarks import chaos
@@ -98,11 +99,28 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--event", action="append", choices=names, metavar="NAME", help=f"repeatable (default: all): {', '.join(names)}"
     )
     parser.add_argument("--minutes", type=float, default=10.0, help="duration at least (default: %(default)g)")
-    parser.add_argument("--callers", type=int, default=4, help="of each kind (default: %(default)s)")
-    parser.add_argument("--calls-per-s", type=float, default=16.0, help="of all callers (default: %(default)g)")
+    parser.add_argument("--callers", type=positive(int), default=4, help="of each kind (default: %(default)s)")
+    parser.add_argument(
+        "--calls-per-s", type=positive(float), default=16.0, help="of all callers (default: %(default)g)"
+    )
     parser.add_argument("--calm-s", type=float, default=5.0, help="least time between events (default: %(default)g)")
     parser.add_argument("--short", action="store_true", help="hold faults for seconds, not for 20 s")
     return parser.parse_args(arguments)
+
+
+def positive(kind: type[int] | type[float]) -> Callable[[str], float]:
+    """The type of an option that is a number above 0."""
+
+    def read(text: str) -> float:
+        try:
+            number = kind(text)
+        except ValueError:
+            number = kind(0)
+        if not 0 < number < math.inf:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+        return number
+
+    return read
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from contextlib import closing
 
 import pytest
 
-from benchmarks.chaos.__main__ import chosen
+from benchmarks.chaos.__main__ import chosen, parse
 from benchmarks.chaos.callers import Call, judge, tell_models_apart
 from benchmarks.chaos.events import EVENTS
 from benchmarks.chaos.figures import Happened, as_json, draw, faults, result, table
@@ -80,6 +80,13 @@ def test_events_are_found_by_name_and_left_out_without_the_right_to_mount(capsys
     assert [each.name for each in chosen(["roll", "kill-server"], True)] == ["kill-server", "roll"]
     assert chosen(["full-shm"], False) == []
     assert "full-shm is left out" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["--callers=0", "--callers=1.5", "--calls-per-s=0", "--calls-per-s=nan"])
+def test_unusable_options_are_refused(option, capsys):
+    with pytest.raises(SystemExit):
+        parse(["--out", "x", option])
+    assert "is not a number above 0" in capsys.readouterr().err
 
 
 @pytest.fixture
