@@ -20,13 +20,13 @@ from triton_rerank.errors import (
     RequestCancelledError,
     RerankError,
 )
-from triton_rerank.ranking.job import Job
+from triton_rerank.ranking.batching import Job
 from triton_rerank.ranking.score import ScoreJob
 from triton_rerank.ranking.validation import check_int, check_searches, name_search
 from triton_rerank.transport.call import Call, Questions
+from triton_rerank.transport.connection import Channel, Message, Rpc, Stub
 from triton_rerank.transport.exchange import Attempt
 from triton_rerank.transport.model import name_models
-from triton_rerank.transport.untyped import Channel, Message, Rpc, Stub
 from triton_rerank.types import CallOptions, DocumentT, ModelInfo, RerankResponse
 
 if sys.version_info >= (3, 11):

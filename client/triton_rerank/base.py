@@ -19,9 +19,8 @@ from triton_rerank.errors import (
     RerankError,
     UnexpectedResponseError,
 )
-from triton_rerank.ranking.batching import Part, Scores
+from triton_rerank.ranking.batching import Job, Part, Scores
 from triton_rerank.ranking.cascade import CascadeJob, StageJob
-from triton_rerank.ranking.job import Job
 from triton_rerank.ranking.relevance import Relevance
 from triton_rerank.ranking.rerank import RerankOptions
 from triton_rerank.ranking.score import ScoreJob
@@ -29,7 +28,9 @@ from triton_rerank.ranking.validation import check_int, check_timeout, kind_of, 
 from triton_rerank.transport.call import Call, Questions, Target
 from triton_rerank.transport.connection import (
     TLS,
+    Message,
     MetadataSource,
+    Rpc,
     check_metadata,
     check_urls,
     sends_token_in_plain_text,
@@ -37,7 +38,6 @@ from triton_rerank.transport.connection import (
 from triton_rerank.transport.exchange import Attempt, Exchange
 from triton_rerank.transport.responses import read_scores
 from triton_rerank.transport.tracing import Tracer
-from triton_rerank.transport.untyped import Message, Rpc
 from triton_rerank.types import CallOptions, DocumentT, RerankResponse
 
 if TYPE_CHECKING:

@@ -8,9 +8,11 @@ programs on the machine affect least.
 
 import argparse
 import asyncio
+import math
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +22,7 @@ import numpy as np
 
 from triton_rerank import AsyncRerankClient, RerankClient
 from triton_rerank.ranking.batching import Limits
-from triton_rerank.ranking.inputs import Inputs
+from triton_rerank.ranking.documents import Inputs
 from triton_rerank.ranking.rerank import RerankJob, RerankOptions
 from triton_rerank.transport import messages
 from triton_rerank.transport.responses import read_scores
@@ -185,8 +187,12 @@ def description() -> Any:  # noqa: ANN401
     return response
 
 
-def serve() -> None:
-    """Answer every request with zeros until stdin is closed."""
+def serve(pairs_per_s: float = math.inf) -> None:
+    """Answer every request with zeros until stdin is closed.
+
+    Args:
+        pairs_per_s: Speed of a stand-in for a model: it takes one request after another and sleeps meanwhile.
+    """
     import grpc
     from tritonclient.grpc import model_config_pb2, service_pb2, service_pb2_grpc
 
@@ -198,9 +204,16 @@ def serve() -> None:
             return service_pb2.ModelConfigResponse(config=config)
 
         def ModelInfer(self, request: Any, context: Any) -> Any:  # noqa: N802, ANN401
-            return zeros(request.inputs[0].shape[0]) if request.model_name == "reranker" else description()
+            if request.model_name != "reranker":
+                return description()
+            num_pairs = request.inputs[0].shape[0]
+            if pairs_per_s < math.inf:
+                with busy:
+                    time.sleep(num_pairs / pairs_per_s)
+            return zeros(num_pairs)
 
-    server = grpc.server(ThreadPoolExecutor(8), options=[("grpc.max_receive_message_length", -1)])
+    busy = threading.Lock()
+    server = grpc.server(ThreadPoolExecutor(32), options=[("grpc.max_receive_message_length", -1)])
     service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(Zeros(), server)
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()

@@ -21,7 +21,7 @@ import grpc
 from tritonclient.grpc import model_config_pb2, service_pb2, service_pb2_grpc
 
 from triton_rerank.ranking.batching import Limits
-from triton_rerank.ranking.inputs import Inputs
+from triton_rerank.ranking.documents import Inputs
 from triton_rerank.ranking.rerank import RerankJob, RerankOptions
 from triton_rerank.transport import messages
 from triton_rerank.transport.responses import read_scores

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
 from typing import Any
 
-from triton_rerank.evaluation.extras import require
+from triton_rerank.evaluation.files import require
 from triton_rerank.evaluation.trec import Scores
 
 K1, B = 0.9, 0.4

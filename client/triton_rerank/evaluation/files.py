@@ -1,4 +1,4 @@
-"""Files that an evaluation writes: locks, whole replacement, and errors that name the path."""
+"""Files that evaluations and bulk jobs write: locks, whole replacement, errors that name the path; extras."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from importlib import import_module
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
-from triton_rerank.errors import InvalidRequestError
+from triton_rerank.errors import InvalidRequestError, RerankError
 
 LOCK_NAME = ".lock"
 
@@ -75,7 +76,7 @@ def lock(file: IO[bytes], path: Path) -> None:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise InvalidRequestError(
-            f"{path}: another evaluation is writing to this folder; wait for its end or choose another --out"
+            f"{path}: another process is writing to this folder; wait for its end or choose another one"
         ) from None
     except OSError:  # some network file systems have no locks
         return
@@ -90,3 +91,16 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def require(module: str) -> Any:  # noqa: ANN401  # these libraries ship no types
+    """Import a library of an extra.
+
+    Raises:
+        RerankError: The library is not installed; the message holds the pip command.
+    """
+    extra = {"pyarrow": "bulk", "ray": "ray"}.get(module.partition(".")[0], "eval")
+    try:
+        return import_module(module)
+    except ModuleNotFoundError as error:
+        raise RerankError(f'{error.name} is not installed; run: pip install "triton-rerank[{extra}]"') from None

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from triton_rerank.errors import InvalidRequestError
-from triton_rerank.evaluation.extras import require
+from triton_rerank.evaluation.files import require
 from triton_rerank.evaluation.trec import Qrels, Run, Scores, ranked
 
 NUM_PERMUTATIONS = 10_000

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from triton_rerank.errors import InvalidRequestError
-from triton_rerank.evaluation.extras import require
-from triton_rerank.evaluation.files import naming
+from triton_rerank.evaluation.files import naming, require
 
 _COLOURS = ("#9aa5b1", "#2f6f9f", "#d1793b", "#5b8c5a", "#8a5a9c", "#b0a030")
 _MARKERS = "so^vD*PX"

@@ -18,13 +18,12 @@ from starlette.routing import Route
 from triton_rerank.async_client import AsyncRerankClient
 from triton_rerank.errors import InvalidRequestError, RerankError
 from triton_rerank.gateway.calls import Calls
-from triton_rerank.gateway.errors import GatewayError, from_client
+from triton_rerank.gateway.errors import GatewayError, error_response, from_client
 from triton_rerank.gateway.metrics import Metrics
 from triton_rerank.gateway.observed import Observed
 from triton_rerank.gateway.pages import Pages
 from triton_rerank.gateway.reading import Unread
 from triton_rerank.gateway.record import current
-from triton_rerank.gateway.responses import error_response
 from triton_rerank.gateway.served import Served
 from triton_rerank.gateway.settings import Settings
 

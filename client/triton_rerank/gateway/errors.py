@@ -13,6 +13,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+import msgspec
+from starlette.responses import Response
+
 from triton_rerank.errors import (
     InferenceError,
     InvalidRequestError,
@@ -21,6 +24,7 @@ from triton_rerank.errors import (
     ServerOverloadedError,
     UnexpectedResponseError,
 )
+from triton_rerank.gateway.record import Record
 
 
 class GatewayError(Exception):
@@ -112,3 +116,15 @@ def internal(reason: str) -> GatewayError:
     """The error of a model or a gateway that failed."""
     message = "the reranker failed on this request; its operator finds the reason under the request id"
     return GatewayError(500, message, "internal_error", tei_kind="backend", reason=reason)
+
+
+def json_response(content: object, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """A response with a JSON body."""
+    return Response(msgspec.json.encode(content), status, headers, media_type="application/json")
+
+
+def error_response(error: GatewayError, record: Record) -> Response:
+    """The answer to a request that failed. Its reason goes to the log."""
+    record.reason = error.reason or error.message
+    body = error.body(record.request_id, tei=record.dialect == "tei")
+    return json_response(body, error.status, error.headers)

@@ -9,10 +9,9 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from triton_rerank.gateway.errors import internal
+from triton_rerank.gateway.errors import error_response, internal
 from triton_rerank.gateway.metrics import Metrics
 from triton_rerank.gateway.record import Record, begin, request_id_of
-from triton_rerank.gateway.responses import error_response
 from triton_rerank.transport.tracing import Tracer
 
 logger: logging.Logger = logging.getLogger("triton_rerank.gateway")

@@ -11,10 +11,9 @@ from starlette.responses import HTMLResponse, Response
 
 from triton_rerank import __version__
 from triton_rerank.gateway.calls import model_names
-from triton_rerank.gateway.errors import GatewayError, unavailable
+from triton_rerank.gateway.errors import GatewayError, json_response, unavailable
 from triton_rerank.gateway.metrics import CONTENT_TYPE, Metrics
 from triton_rerank.gateway.openapi import document
-from triton_rerank.gateway.responses import json_response
 from triton_rerank.gateway.served import Served
 from triton_rerank.gateway.settings import Settings
 from triton_rerank.types import ModelInfo

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from triton_rerank.errors import InvalidRequestError
 from triton_rerank.ranking.validation import MAX_MESSAGE_BYTES
@@ -165,3 +166,24 @@ def estimate_tokens(text: bytes) -> float:
         tokens -= 0.45 * text.count(_INDIC_LEAD)
         tokens -= 0.2 * (len(text) - len(text.translate(None, _TWO_BYTE_LEADS)))
     return tokens
+
+
+class Job(Protocol):
+    """The computation of a call: rounds of rows, until there are none."""
+
+    @property
+    def parameters(self) -> Mapping[str, int | str]:
+        """Request parameters of every request."""
+        ...
+
+    def next_round(self, limits: Limits) -> list[Part]:
+        """The requests to send next; none when the call is done."""
+        ...
+
+    def restart(self) -> None:
+        """Forget all scores: the next round is the first one again."""
+        ...
+
+    def take(self, part: Part, scores: Scores) -> None:
+        """Store the scores of one request."""
+        ...

@@ -13,7 +13,7 @@ from triton_rerank.errors import (
     RequestCancelledError,
     RerankError,
 )
-from triton_rerank.ranking.inputs import Inputs
+from triton_rerank.ranking.documents import Inputs
 from triton_rerank.ranking.relevance import Relevance
 from triton_rerank.ranking.rerank import SIGMOID, RerankJob, RerankOptions
 from triton_rerank.types import DocumentT, RerankResult, Stage, Timing, Usage

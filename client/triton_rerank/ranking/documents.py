@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from string import Formatter
-from typing import Any
+from typing import Any, Generic
 
 from triton_rerank.errors import InvalidRequestError
-from triton_rerank.ranking.validation import kind_of
-from triton_rerank.types import Document, DocumentLike, TextFrom
+from triton_rerank.ranking.validation import check_many, check_query, encode_text, kind_of
+from triton_rerank.types import Document, DocumentLike, DocumentT, TextFrom
 
 TextOf = Callable[[DocumentLike, str], str]
 """(document, its name in messages) -> text."""
@@ -155,3 +156,33 @@ def _checked(text: object, name: str) -> str:
 
 def _keys(fields: Mapping[str, Any]) -> str:
     return ", ".join(repr(key) for key in list(fields)[:8]) or "none"
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs(Generic[DocumentT]):
+    """What the caller passed, and its texts."""
+
+    query: bytes
+    documents: list[DocumentT]
+    texts: list[str]
+    """Of each document."""
+    encoded: list[bytes]
+    """`texts` in UTF-8."""
+
+    @classmethod
+    def read(cls, query: str, documents: Iterable[DocumentT], text_of: TextOf = read_text) -> Inputs[DocumentT]:
+        """Check a query and documents.
+
+        Args:
+            query: The search text.
+            documents: At most `MAX_DOCUMENTS`.
+            text_of: Reads a document's text.
+
+        Raises:
+            InvalidRequestError: The query or a document is unusable.
+        """
+        encoded_query = encode_text(check_query(query), "query")
+        taken: list[DocumentT] = check_many(documents, "documents", "documents")
+        texts = [text_of(document, f"documents[{index}]") for index, document in enumerate(taken)]
+        encoded = [encode_text(text, f"documents[{index}]") for index, text in enumerate(texts)]
+        return cls(encoded_query, taken, texts, encoded)

@@ -10,8 +10,7 @@ from typing import Any, Generic
 from triton_rerank.errors import InvalidRequestError
 from triton_rerank.ranking.batching import Limits, Part, Scores, cut_rows, estimate_tokens, parameters
 from triton_rerank.ranking.chunking import count_parts, split
-from triton_rerank.ranking.documents import TextOf, read_text, text_reader
-from triton_rerank.ranking.inputs import Inputs
+from triton_rerank.ranking.documents import Inputs, TextOf, read_text, text_reader
 from triton_rerank.ranking.relevance import Relevance
 from triton_rerank.ranking.validation import (
     MAX_DOCUMENTS,

@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from triton_rerank.errors import InvalidRequestError
 from triton_rerank.ranking.validation import MAX_MESSAGE_BYTES, kind_of
@@ -16,6 +17,14 @@ Pem = bytes | str | os.PathLike[str]
 MetadataSource = Mapping[str, str | bytes] | Callable[[], Mapping[str, str | bytes]]
 """Metadata of every request, or a function called at each call (for tokens that change). Keys that end in "-bin" have
 bytes as values."""
+
+Channel = Any
+Stub = Any
+"""Triton's RPCs on a channel, such as `stub.ModelInfer`. gRPC and tritonclient ship no annotations."""
+Rpc = Any
+"""A gRPC call in flight."""
+Message = Any
+"""A protobuf message of Triton's service."""
 
 ROUND_ROBIN = '{"loadBalancingConfig":[{"round_robin":{}}]}'
 _PROXY_VARIABLES = ("grpc_proxy", "https_proxy", "http_proxy")  # that gRPC reads, whether TLS is on or not

@@ -20,8 +20,16 @@ except TypeError as _clash:  # from protobuf, which knows no other name for it
 
 from triton_rerank.errors import RerankError, UnexpectedResponseError, error_from_status
 from triton_rerank.ranking.batching import Part
-from triton_rerank.transport.connection import TLS, channel_options, target_of, through_proxy
-from triton_rerank.transport.untyped import Channel, Message, Rpc, Stub
+from triton_rerank.transport.connection import (
+    TLS,
+    Channel,
+    Message,
+    Rpc,
+    Stub,
+    channel_options,
+    target_of,
+    through_proxy,
+)
 
 OUTPUTS = ("logits", "num_tokens", "truncated")
 COMPRESSION = {None: None, "gzip": grpc.Compression.Gzip, "deflate": grpc.Compression.Deflate}

@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from triton_rerank.errors import InvalidRequestError, ModelNotFoundError
 from triton_rerank.ranking.batching import Limits
 from triton_rerank.ranking.relevance import Relevance
+from triton_rerank.transport.connection import Message
 from triton_rerank.transport.responses import drops_padding, model_info, read_json
-from triton_rerank.transport.untyped import Message
 from triton_rerank.types import ModelInfo
 
 _LONGEST_AGE_S = 2.0

@@ -11,7 +11,7 @@ from typing import Any
 
 from triton_rerank.errors import UnexpectedResponseError
 from triton_rerank.ranking.batching import Scores
-from triton_rerank.transport.untyped import Message
+from triton_rerank.transport.connection import Message
 from triton_rerank.types import ModelInfo
 
 # Other backends are named after their runtime.

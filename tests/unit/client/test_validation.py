@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from triton_rerank import Document, InvalidRequestError
-from triton_rerank.ranking.inputs import Inputs
+from triton_rerank.ranking.documents import Inputs
 from triton_rerank.ranking.rerank import RerankJob, RerankOptions
 from triton_rerank.ranking.score import ScoreJob
 

@@ -262,7 +262,7 @@ def test_a_second_evaluation_in_the_same_folder_is_refused(server, arguments, tm
         before = (tmp_path / "out" / "scores.jsonl").read_bytes()
         done = run(*arguments, "--max-queries", "2")
         assert done.returncode == 1
-        assert done.stderr.startswith(f"triton-rerank: {tmp_path}/out/.lock: another evaluation is writing")
+        assert done.stderr.startswith(f"triton-rerank: {tmp_path}/out/.lock: another process is writing")
         assert len(done.stderr.splitlines()) == 1
         assert (tmp_path / "out" / "scores.jsonl").read_bytes() == before
     finally:

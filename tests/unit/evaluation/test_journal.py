@@ -70,7 +70,7 @@ def test_a_second_writer_is_refused_and_changes_nothing(tmp_path):
     with journal(path) as first:
         first.append(ONE)
         before = path.read_bytes()
-        with pytest.raises(InvalidRequestError, match=r"scores.jsonl: another evaluation is writing"):
+        with pytest.raises(InvalidRequestError, match=r"scores.jsonl: another process is writing"):
             journal(path)
         assert path.read_bytes() == before
         first.append(TWO)
