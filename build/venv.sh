@@ -47,7 +47,7 @@ fi
 say "installing triton-rerank, triton-rerank-build and what they need"
 "$venv/bin/pip" install --quiet 'pip>=25.1'
 "$venv/bin/pip" install "${quiet[@]}" --constraint "$constraints" ${UPGRADE:+--upgrade --upgrade-strategy eager} \
-  --group dev --editable './client[eval,gateway,haystack,langchain,llama-index]' --editable './build[export,finetune,server]'
+  --group dev --editable './client[bulk,eval,gateway,haystack,langchain,llama-index,ray]' --editable './build[export,finetune,server]'
 if [ -n "${UPGRADE:-}" ]; then
   # PyTorch is left out: torch.sh installs the build that the machine needs.
   { echo "# Python $minor"; "$venv/bin/pip" freeze --exclude-editable | grep -vE '^(torch|triton|nvidia-.*-cu[0-9]+)[ =]'; } \

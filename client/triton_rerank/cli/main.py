@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from triton_rerank import __version__
-from triton_rerank.cli import evaluate, gateway, scoring, server, warm
+from triton_rerank.cli import bulk, evaluate, gateway, scoring, server, warm
 from triton_rerank.cli.connection import connection_options
 from triton_rerank.errors import RerankError
 
@@ -69,6 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     server.add_info_arguments(command("info", server.info, "Print what the server reports about its model."))
     server.add_ready_arguments(command("ready", server.ready, "Score one pair; exit status 0 on success, 1 if not."))
     evaluate.add_arguments(command("eval", evaluate.run, evaluate.DESCRIPTION, connection_options(many_models=True)))
+    bulk.add_arguments(command("bulk", bulk.run, bulk.DESCRIPTION, connection_options(timeout=600.0)))
     warm.add_arguments(command("warm", warm.run, warm.DESCRIPTION, connection_options()))
     gateway.add_arguments(command("gateway", gateway.run, gateway.DESCRIPTION, connection_options(timeout=30.0)))
     return parser

@@ -87,8 +87,8 @@ def progress_bar(unit: str) -> Iterator[Callable[[int], None]]:
 
 
 @contextmanager
-def progress(title: str, total: int, unit: str, done: int = 0) -> Iterator[Callable[[], None]]:
-    """Count steps on stderr: often on a terminal, every 30 s in a log.
+def progress(title: str, total: int, unit: str, done: int = 0) -> Iterator[Callable[..., None]]:
+    """Count steps on stderr: often on a terminal, every 30 s in a log. Yields a function of the steps done, 1 if none.
 
     Args:
         title: What is counted.
@@ -105,9 +105,9 @@ def progress(title: str, total: int, unit: str, done: int = 0) -> Iterator[Calla
         line = progress_line(title, done, total, unit, (now - started) / (done - before) if done > before else None)
         print(f"\r\x1b[K{line}" if terminal else line, end="" if terminal else "\n", file=sys.stderr, flush=True)
 
-    def advance() -> None:
+    def advance(steps: int = 1) -> None:
         nonlocal done, shown_at
-        done += 1
+        done += steps
         now = time.monotonic()
         if now - shown_at >= interval_s or (terminal and done == total):
             shown_at = now

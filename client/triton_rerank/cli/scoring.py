@@ -32,6 +32,12 @@ def add_rerank_arguments(parser: argparse.ArgumentParser) -> None:
         help="one document per line (blank lines are skipped), JSON lines, a JSON array, or .csv; - is stdin",
     )
     parser.add_argument("--query", "-q", required=True, help="the search text")
+    add_ranking_arguments(parser)
+    parser.add_argument("--json", action="store_true", help="one JSON object per result, with the document's line")
+
+
+def add_ranking_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of each call."""
     parser.add_argument("--top-n", "-n", type=positive, metavar="N", help="number of results (all)")
     parser.add_argument("--min-relevance-score", type=share, metavar="SCORE", help="leave out results below it, 0 to 1")
     parser.add_argument(
@@ -43,7 +49,6 @@ def add_rerank_arguments(parser: argparse.ArgumentParser) -> None:
     add_text_arguments(parser)
     cascade.add_arguments(parser)
     _add_scoring_arguments(parser)
-    parser.add_argument("--json", action="store_true", help="one JSON object per result, with the document's line")
 
 
 def add_text_arguments(parser: argparse.ArgumentParser) -> None:

@@ -30,6 +30,11 @@ def depth(value: str) -> int | None:
     return None if value == "all" else positive(value)
 
 
+def limit(value: str) -> float:
+    """An integer, 0 or more; infinity for "all"."""
+    return math.inf if value == "all" else 0 if value == "0" else positive(value)
+
+
 def kept(value: str) -> int | float:
     """What a cascade keeps: a number of documents, or with a decimal point their share."""
     if "." not in value:
