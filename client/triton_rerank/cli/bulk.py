@@ -228,7 +228,10 @@ def _tell(options: argparse.Namespace, summary: dict[str, Any]) -> None:
         print(json.dumps(summary))
         return
     summary["ranked"] = summary["rows"] - summary["failures"]
-    print("{rows:,} rows: {ranked:,} ranked, {failures:,} failed (reasons: _failures)".format(**summary))
+    print(
+        "{rows:,} rows: {ranked:,} ranked, {failures:,} failed".format(**summary)
+        + " (see _failures)" * bool(summary["failures"])
+    )
     print("{pairs:,} pairs, {tokens:,} tokens, {truncated:,} documents truncated".format(**summary))
     print("this run: {run_rows:,} rows in {run_s:,.1f} s, {pairs_per_s:,.1f} pairs/s".format(**summary))
     print(f'wrote {summary["parts"]:,} parts; read them with pyarrow.parquet.read_table("{options.output}")')

@@ -59,7 +59,7 @@ def test_every_row_is_ranked_once_and_its_columns_are_kept(bulk, queries, tmp_pa
     sizes = [pq.read_metadata(tmp_path / "out" / name).num_rows for name in parts(tmp_path / "out")]
     assert sizes == [10, 6, 9]
     assert out.splitlines()[:2] == [
-        "25 rows: 25 ranked, 0 failed (reasons: _failures)",
+        "25 rows: 25 ranked, 0 failed",
         f"75 pairs, {sum(len(str(number)) for row in range(25) for number in numbers(row))} tokens, "
         "0 documents truncated",
     ]
@@ -149,7 +149,7 @@ def test_bad_rows_go_to_failures_and_no_row_is_lost(bulk, tmp_path):
     assert "2 rows failed, --max-failures is 1; the reasons are in" in err
     status, out, _ = bulk(source, *options, "--max-failures", "all")
     assert status == 0
-    assert out.startswith("6 rows: 3 ranked, 3 failed (reasons: _failures)\n")
+    assert out.startswith("6 rows: 3 ranked, 3 failed (see _failures)\n")
     assert ranked(tmp_path / "out") == {row: ["b", "a"] for row in (0, 3, 4)}
     files = sorted((tmp_path / "out" / "_failures").iterdir())
     told = [json.loads(line) for file in files for line in file.read_text().splitlines()]
