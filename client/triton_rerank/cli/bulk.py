@@ -12,11 +12,10 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from triton_rerank.cli import cascade
 from triton_rerank.cli.connection import client_settings, connected
 from triton_rerank.cli.output import progress
 from triton_rerank.cli.scoring import add_ranking_arguments, chosen_texts, in_shell_terms
-from triton_rerank.cli.values import limit, positive, seconds
+from triton_rerank.cli.values import cascade_of, limit, positive, seconds
 from triton_rerank.errors import InvalidRequestError
 from triton_rerank.evaluation.files import output_folder
 
@@ -145,7 +144,7 @@ def _call_options(options: argparse.Namespace, info: ModelInfo) -> dict[str, Any
         "long_documents": options.long_documents,
         "text_from": chosen_texts(options)[0],
         "priority": options.priority or info.priority_levels,
-        "cascade": cascade.cascade_of(options),
+        "cascade": cascade_of(options),
     }
 
 

@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from triton_rerank.async_client import AsyncRerankClient
-from triton_rerank.cli import cascade
 from triton_rerank.cli.connection import client_settings
-from triton_rerank.cli.values import kept, positive, seconds
+from triton_rerank.cli.values import CASCADE_FALLBACK, CASCADE_FIRST, CASCADE_KEEP, cascade_of, kept, positive, seconds
 from triton_rerank.errors import InvalidRequestError, RerankError
 
 DESCRIPTION = "Serve HTTP in the formats of Cohere, Jina, vLLM, text-embeddings-inference, NVIDIA NIM and Voyage."
@@ -63,9 +62,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "cut a document that is too long, or score its parts and take the best: %(choices)s (%(default)s)",
         choices=("truncate", "chunk"),
     )
-    option("--cascade", None, cascade.KEEP, type=kept, metavar="KEEP")
-    option("--cascade-first", None, cascade.FIRST, metavar="MODEL")
-    flag("--cascade-fallback", cascade.FALLBACK)
+    option("--cascade", None, CASCADE_KEEP, type=kept, metavar="KEEP")
+    option("--cascade-first", None, CASCADE_FIRST, metavar="MODEL")
+    flag("--cascade-fallback", CASCADE_FALLBACK)
     flag("--caller-limits", "let max_tokens_per_doc set the tokens of a pair, and max_chunks_per_doc split documents")
     option("--max-retries", 0, "after overload; callers retry, too (%(default)s)", type=int, metavar="N")
     option("--ssl-certfile", None, "certificate chain, for HTTPS", metavar="PEM")
@@ -88,7 +87,7 @@ def run(options: argparse.Namespace) -> int:
         timeout=options.timeout,
         body_timeout=options.body_timeout,
         long_documents=options.long_documents,
-        cascade=cascade.cascade_of(options),
+        cascade=cascade_of(options),
         caller_limits=options.caller_limits,
     )
     connection = client_settings(options)

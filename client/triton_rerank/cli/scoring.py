@@ -10,11 +10,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 
-from triton_rerank.cli import cascade
 from triton_rerank.cli.connection import connected
 from triton_rerank.cli.inputs import Item, read_documents, read_pairs
 from triton_rerank.cli.output import document_fields, print_table, progress_bar
-from triton_rerank.cli.values import positive, share
+from triton_rerank.cli.values import add_cascade_arguments, cascade_of, positive, share
 from triton_rerank.errors import InvalidRequestError
 from triton_rerank.ranking.documents import text_reader
 
@@ -47,7 +46,7 @@ def add_ranking_arguments(parser: argparse.ArgumentParser) -> None:
         help="truncate, or score in chunks (%(default)s)",
     )
     add_text_arguments(parser)
-    cascade.add_arguments(parser)
+    add_cascade_arguments(parser)
     _add_scoring_arguments(parser)
 
 
@@ -82,7 +81,7 @@ def _add_scoring_arguments(parser: argparse.ArgumentParser) -> None:
 
 def rerank(options: argparse.Namespace) -> int:
     """Run `rerank`."""
-    stages = cascade.cascade_of(options)
+    stages = cascade_of(options)
     items = read_documents(options.file)
     text_from, option = chosen_texts(options)
     with in_shell_terms(items, option):

@@ -5,6 +5,16 @@ from __future__ import annotations
 import argparse
 import math
 
+from triton_rerank.errors import InvalidRequestError
+from triton_rerank.types import Cascade
+
+CASCADE_KEEP = (
+    "late interaction orders all documents, and --model scores the best KEEP of them; with a decimal point KEEP is "
+    "their share"
+)
+CASCADE_FIRST = f"another first stage for --cascade: name of an ensemble ({Cascade().first})"
+CASCADE_FALLBACK = "let --model score all documents if the first stage of --cascade fails"
+
 
 def positive(value: str) -> int:
     """An integer, 1 or more."""
@@ -58,3 +68,24 @@ def _number(value: str) -> float:
         return float(value)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{value!r} is not a number") from None
+
+
+def add_cascade_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of a cascade, the same for every command that ranks."""
+    parser.add_argument("--cascade", type=kept, metavar="KEEP", help=CASCADE_KEEP)
+    parser.add_argument("--cascade-first", metavar="MODEL", help=CASCADE_FIRST)
+    parser.add_argument("--cascade-fallback", action="store_true", help=CASCADE_FALLBACK)
+
+
+def cascade_of(options: argparse.Namespace) -> Cascade | None:
+    """The cascade that the options describe; None without --cascade.
+
+    Raises:
+        InvalidRequestError: An option needs --cascade, which is not given.
+    """
+    if options.cascade is not None:
+        return Cascade(options.cascade, options.cascade_first or Cascade().first, options.cascade_fallback)
+    if options.cascade_first or options.cascade_fallback:
+        option = "--cascade-first" if options.cascade_first else "--cascade-fallback"
+        raise InvalidRequestError(f"{option} has no effect without --cascade; give both")
+    return None
