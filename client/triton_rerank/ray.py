@@ -55,7 +55,7 @@ class Reranker:
         ids_column: Lists of ints or texts, as long as the candidates. If None, the ids are the candidates' field
             `id_field`, or without such a field their indices.
         ranked_ids_column: Is added: lists of int64 or string, most relevant first.
-        scores_column: Is added: lists of float32 in the order of the ids, relevance scores from 0 to 1.
+        scores_column: Is added: lists in the order of the ids, relevance scores from 0 to 1; float32 in Arrow.
         raw: Whether scores are logits.
         on_error: What follows a row that cannot be ranked: "raise" raises, "keep" adds the column `error_column`, null
             for ranked rows, and leaves the row without ids and scores.
