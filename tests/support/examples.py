@@ -54,7 +54,7 @@ def run_bash(code: str, cwd: Path | None = None) -> str:
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", code],
         cwd=cwd,
-        env={**os.environ, "PATH": path},
+        env={**os.environ, "PATH": path, "COLUMNS": "160"},
         capture_output=True,
         text=True,
         check=False,
