@@ -15,8 +15,8 @@ from triton_rerank.gateway.answers import ScoreAnswer, ScoreResult, ScoreUsage
 from triton_rerank.gateway.auth import Keys
 from triton_rerank.gateway.bodies import Body, ScoreBody, decode
 from triton_rerank.gateway.dialects import Answered, Search, answer, dialect_of, read_search
+from triton_rerank.gateway.documents import Pairs, read_pairs
 from triton_rerank.gateway.errors import GatewayError, invalid, json_response
-from triton_rerank.gateway.pairs import Pairs, read_pairs
 from triton_rerank.gateway.reading import Reader
 from triton_rerank.gateway.record import current
 from triton_rerank.gateway.served import Served
