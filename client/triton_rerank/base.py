@@ -17,6 +17,7 @@ from triton_rerank.errors import (
     ModelNotFoundError,
     OtherVersionError,
     RerankError,
+    ServerUnavailableError,
     UnexpectedResponseError,
 )
 from triton_rerank.ranking.batching import Job, Part, Scores
@@ -47,6 +48,9 @@ logger: logging.Logger = logging.getLogger("triton_rerank")
 
 _PAIRS_IN_FLIGHT = 512
 """Of one call at once: they keep any server busy, and another call waits behind no more of them."""
+
+_MOST_STARTS = 10
+"""How often a call may start over. A rolling update makes it do so once, seldom twice."""
 
 
 def ready_pair() -> tuple[str, str]:
@@ -258,13 +262,22 @@ class BaseClient:
         meaning = self._messages.error_from_rpc(error, call.target.servers.urls[attempt.server])
         if call.version and isinstance(meaning, ModelNotFoundError):  # a server has answered for this model before
             meaning = OtherVersionError(str(meaning))
+        elif isinstance(meaning, OtherVersionError):  # any version would do: Triton loads or unloads a model
+            meaning = ServerUnavailableError(str(meaning))
         try:
             exchange.failed(attempt, meaning, time.monotonic())
         except RerankError as final:
             raise final from error
 
     def _start_over(self, job: Job, call: Call, error: OtherVersionError) -> None:
-        """Have all rows of a stage scored again: no server has the version any more that answered some of them."""
+        """Have all rows of a stage scored again: no server has the version any more that answered some of them.
+
+        Raises:
+            ServerUnavailableError: That has happened too often: the servers have many versions, or change them.
+        """
+        call.num_starts += 1
+        if call.num_starts == _MOST_STARTS:
+            raise ServerUnavailableError(f"no version of the model answered all requests: {error}") from error
         logger.debug("the call starts over: %s", error)
         job.restart()
         call.start_over()

@@ -59,6 +59,8 @@ class Call:
         self.backoff_s: float = 0.0
         self.num_requests = 0
         self.num_sent = 0
+        self.num_starts = 0
+        """How often a version of the model has answered some requests of a stage, and was then gone."""
         self.begun: bool = False
         """Whether a server has computed something for it."""
         self.refreshed: bool = False

@@ -90,6 +90,36 @@ def test_a_version_that_a_server_lacks_is_asked_of_the_next_at_once(client_class
         assert client.rerank("q", DOCUMENTS).timing.num_retries == 3
 
 
+def test_versions_that_never_stay_end_the_call(client_class):
+    """Every answer comes from another version, and the caller has set no limit."""
+
+    def answered(request):
+        answer = usual(request)
+        server.version = str(int(server.version) + 1)
+        return answer
+
+    with FakeTriton() as server, client_class(server.url, timeout=None) as client:
+        usual, server.answer = server.answer, answered
+        with pytest.raises(ServerUnavailableError, match="no version of the model answered all requests"):
+            client.rerank("q", DOCUMENTS)
+        assert server.version == "11"
+
+
+def test_a_model_that_is_being_loaded_is_waited_for_with_backoff(client_class):
+    """A step of the ensemble, which no request can choose a version of."""
+    loading = refuse(
+        grpc.StatusCode.UNAVAILABLE, "in ensemble 'reranker', 'cross_encoder' version 1 is not at ready state"
+    )
+    with FakeTriton() as server, client_class(server.url, timeout=30) as client:
+        server.faults.extend([loading] * 3)
+        timing = client.rerank("q", DOCUMENTS).timing
+        assert (timing.num_retries, timing.backoff_s > 0) == (3, True)
+        server.faults.extend([loading] * 1000)
+        with pytest.raises(ServerUnavailableError, match="not at ready state"):
+            client.rerank("q", DOCUMENTS, timeout=1)
+        assert len(server.faults) > 990
+
+
 def test_a_model_that_is_gone_altogether_is_not_found(client_class):
     gone = refuse(grpc.StatusCode.NOT_FOUND, "Request for unknown model: 'reranker' is not found")
     with FakeTriton() as server, client_class(server.url, timeout=20) as client:
