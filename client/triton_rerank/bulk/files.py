@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from triton_rerank.errors import InvalidRequestError
-from triton_rerank.evaluation.files import naming, require, sync_folder, write_text
+from triton_rerank.evaluation.files import naming, require, sync_folder
 
 Table = Any
 Schema = Any
@@ -149,14 +149,14 @@ def open_parquet(path: str) -> Iterator[tuple[Any, str]]:
     """An open Parquet file and the digest of its footer."""
     parquet, pa = require("pyarrow.parquet"), require("pyarrow")
     with open(path, "rb") as file:
-        end = file.seek(0, os.SEEK_END)
-        file.seek(max(0, end - 8))
-        size = int.from_bytes(file.read(4), "little") + 8
-        file.seek(max(0, end - size))
-        digest = sha256(file.read(size)).hexdigest()[:32]
         try:
+            end = file.seek(0, os.SEEK_END)
+            file.seek(max(0, end - 8))
+            size = int.from_bytes(file.read(4), "little") + 8
+            file.seek(max(0, end - size))
+            digest = sha256(file.read(size)).hexdigest()[:32]
             opened = parquet.ParquetFile(file, buffer_size=_BUFFER_BYTES)
-        except pa.ArrowInvalid as error:
+        except (pa.ArrowException, OSError) as error:
             raise InvalidRequestError(f"{path}: not a Parquet file: {error}") from None
         yield opened, digest
 
@@ -197,9 +197,7 @@ class Output:
         if not path.exists():
             if any(not entry.name.startswith(".") for entry in self.folder.iterdir()):
                 raise InvalidRequestError(f"{self.folder} holds no job, and is not empty; choose another OUTPUT")
-            (self.folder / FAILURES_NAME).mkdir(exist_ok=True)
-            write_text(path, json.dumps(settings, ensure_ascii=False, indent=2) + "\n")
-            sync_folder(self.folder)
+            _write_json(path, settings)
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
             changed = [name for name in settings if found.get(name) != settings[name]]
@@ -243,7 +241,12 @@ class Output:
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Write the totals."""
-        write_text(self.folder / SUMMARY_NAME, json.dumps(summary, ensure_ascii=False, indent=2) + "\n")
+        _write_json(self.folder / SUMMARY_NAME, summary)
+
+
+def _write_json(path: Path, value: Mapping[str, Any]) -> None:
+    with _complete(path) as temporary:
+        temporary.write_text(json.dumps(value, ensure_ascii=False, indent=2) + "\n", "utf-8")
 
 
 @contextmanager

@@ -162,6 +162,8 @@ def _list(value: Any) -> list[Any] | None:  # noqa: ANN401  # of any table
 
 
 def _absent(value: object, wanted: str) -> str:
+    if isinstance(value, Exception):
+        return f"cannot be read: {value}"
     if value is None or (isinstance(value, float) and math.isnan(value)):  # pandas has NaN for null
         return "is null"
     return f"is not {wanted} (got {kind_of(value)})"
@@ -176,21 +178,33 @@ def check_columns(found: Sequence[str], columns: Columns, where: str, keep: Sequ
 
 
 def id_type(schema: Arrow, columns: Columns) -> Arrow:
-    """The Arrow type of a table's ids: int64, or string."""
+    """The Arrow type of a table's ids: int64, uint64 for such ids, or string."""
     pa, types = require("pyarrow"), require("pyarrow.types")
     lists = schema.field(columns.ids or columns.candidates).type
     found = getattr(lists, "value_type", lists)
     if not columns.ids:
         at = found.get_field_index(columns.id_field) if types.is_struct(found) else -1
         found = found.field(at).type if at >= 0 else pa.int64()
+    if types.is_dictionary(found):
+        found = found.value_type
+    if types.is_uint64(found):
+        return found
     return pa.int64() if types.is_integer(found) else pa.string()
 
 
 def searches_of(table: Arrow, columns: Columns) -> Iterator[Search | Failure]:
     """The rows of a table."""
-    lists = [table.column(name).to_pylist() for name in columns.read]
+    lists = [map(_value, table.column(name)) for name in columns.read]
     for row in zip(*lists, strict=True):
         yield search_of(columns, *row)
+
+
+def _value(scalar: Arrow) -> Any:  # noqa: ANN401  # of any table
+    """A value as Python's, or the reason why it cannot be: text that is not UTF-8, a date beyond the year 9999."""
+    try:
+        return scalar.as_py()
+    except (ValueError, OverflowError, NotImplementedError) as error:
+        return error
 
 
 def result_columns(rows: Sequence[Ranked | Failure], ids: Arrow) -> tuple[Arrow, Arrow]:

@@ -161,6 +161,19 @@ def test_bad_rows_go_to_failures_and_no_row_is_lost(bulk, tmp_path):
     assert {line["file"] for line in told} == {str(source)}
 
 
+def test_values_that_are_not_texts_are_failures_and_large_ids_are_kept(bulk, tmp_path):
+    damaged = pa.array([b"\xff", b"ok", b"ok"], pa.binary()).view(pa.string())
+    lists = pa.ListArray.from_arrays([0, 1, 2, 3], pa.array([b"1", b"\xfe", b"1"], pa.binary()).view(pa.string()))
+    ids = pa.array([[2**64 - 1], [1], [2**64 - 2]], pa.list_(pa.uint64()))
+    pq.write_table(pa.table({"query": damaged, "candidates": lists, "ids": ids}), tmp_path / "x.parquet")
+    assert bulk(tmp_path / "x.parquet", "--ids-column", "ids", "--max-failures", "all")[0] == 0
+    assert ranked(tmp_path / "out") == {2: [2**64 - 2]}
+    lines = (tmp_path / "out" / "_failures" / "000000.jsonl").read_text().splitlines()
+    told = [(json.loads(line)["column"], json.loads(line)["reason"]) for line in lines]
+    assert [column for column, _ in told] == ["query", "candidates"]
+    assert all(reason.startswith("cannot be read: 'utf-8' codec can't decode byte 0xf") for _, reason in told)
+
+
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
@@ -194,7 +207,11 @@ def test_unusable_files_are_told(bulk, queries, tmp_path):
     (tmp_path / "text.parquet").write_text("no table")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.doc").touch()
-    assert f"{tmp_path}/text.parquet: not a Parquet file: " in bulk(tmp_path / "text.parquet")[2]
+    footer = bytearray(source.read_bytes())
+    footer[-60:-10] = bytes(50)
+    (tmp_path / "footer.parquet").write_bytes(footer)
+    for name in ("text.parquet", "footer.parquet"):
+        assert f"{tmp_path}/{name}: not a Parquet file: " in bulk(tmp_path / name)[2]
     assert f"{tmp_path}/none.parquet: No such file" in bulk(tmp_path / "none.parquet")[2]
     assert "no *.parquet file in this folder" in bulk(tmp_path / "full")[2]
     assert "full holds no job, and is not empty" in bulk(source, out="full")[2]
@@ -250,6 +267,20 @@ def test_after_a_killed_or_interrupted_job_the_same_command_goes_on(bulk, querie
     assert f"this run: {100 - 30} rows in" in told
     assert ranked(out) == expected(100)
     assert not list(out.glob(".*.tmp"))
+
+
+def test_a_job_that_is_killed_before_it_has_its_settings_goes_on(bulk, queries, server, tmp_path):
+    """It leaves nothing beside hidden files: neither a folder, nor settings that are not complete."""
+    source, seen = queries(3), []
+
+    def look(request, context):
+        seen.append(sorted(path.name for path in (tmp_path / "out").iterdir()))
+
+    server.faults.extend([None] * 2 + [look] * 2)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "._bulk.json.0.tmp").write_text("{")
+    assert bulk(source)[0] == 0
+    assert seen[-1] == [".lock", "_bulk.json"]
 
 
 def test_two_jobs_do_not_write_to_one_output(bulk, queries, server, tmp_path):
