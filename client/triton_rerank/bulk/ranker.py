@@ -23,6 +23,7 @@ from triton_rerank.errors import (
     ServerUnavailableError,
     UnexpectedResponseError,
 )
+from triton_rerank.evaluation.rerank import check_versions
 from triton_rerank.ranking.rerank import RerankOptions
 from triton_rerank.ranking.validation import check_int, check_timeout
 from triton_rerank.transport.retry import gone_backoff_s
@@ -114,6 +115,8 @@ class RankerSettings:
     """Whether scores are logits."""
     concurrency: int = 8
     patience_s: float = PATIENCE_S
+    versions: Mapping[str, str] = field(default_factory=dict)
+    """Model -> the version of it that has to score all rows; any versions if it is empty."""
 
     def checked(self) -> RankerSettings:
         """These settings, or InvalidRequestError for one that cannot be used."""
@@ -135,6 +138,7 @@ class Ranker:
         self._retries = Retries(settings.patience_s)
         self._pool = ThreadPoolExecutor(settings.concurrency, thread_name_prefix="bulk")
         self._options: dict[str, Any] | None = None
+        self._versions = dict(settings.versions)
 
     def start(self) -> None:
         """Ask the server for its priorities, and have it accept the options with a pair."""
@@ -190,4 +194,6 @@ class Ranker:
             raise
         except _OF_A_ROW as error:
             return failure_of(settings.columns, error)
+        if self._versions:
+            check_versions(response.stages, self._versions)
         return ranked_of(search, response, raw=settings.raw)

@@ -93,12 +93,12 @@ def run(options: argparse.Namespace) -> int:
     with in_shell_terms((), chosen_texts(options)[1]):
         with connected(options, timeout=min(options.timeout, 60.0)) as client:
             info = client.model_info()
-            client.rerank("ready", ["ready"], **_call_options(options, info))
-        settings = _ranker_settings(options, info, columns).checked()
+            ready = client.rerank("ready", ["ready"], **_call_options(options, info))
+        settings = _ranker_settings(options, info, columns, {ready.model: ready.model_version}).checked()
     job = Job(settings, options.output.resolve(), tuple(options.keep_columns), fail_at_once=not options.max_failures)
     with output_folder(options.output):
         output = Output(options.output.resolve())
-        output.begin(_settings(options, files, info))
+        output.begin(_settings(options, files, info) | {"the served version": ready.model_version})
         summary = _work(options, job, output, files)
         output.finish(summary)
     _tell(options, summary)
@@ -148,11 +148,13 @@ def _call_options(options: argparse.Namespace, info: ModelInfo) -> dict[str, Any
     }
 
 
-def _ranker_settings(options: argparse.Namespace, info: ModelInfo, columns: Columns) -> RankerSettings:
+def _ranker_settings(
+    options: argparse.Namespace, info: ModelInfo, columns: Columns, versions: dict[str, str]
+) -> RankerSettings:
     from triton_rerank.bulk.ranker import RankerSettings
 
-    calls = _call_options(options, info)
-    return RankerSettings(client_settings(options), calls, columns, options.raw, options.concurrency, options.patience)
+    client, calls = client_settings(options), _call_options(options, info)
+    return RankerSettings(client, calls, columns, options.raw, options.concurrency, options.patience, versions)
 
 
 def _settings(options: argparse.Namespace, files: Sequence[InputFile], info: ModelInfo) -> dict[str, Any]:

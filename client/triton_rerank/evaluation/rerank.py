@@ -109,7 +109,7 @@ def rerank_queries(
 
     def take(future: Future[tuple[Reranked, tuple[Stage, ...]]]) -> None:
         reranked, stages = future.result()
-        _check_versions(stages, versions)
+        check_versions(stages, versions)
         keep(reranked)
         results[reranked.query_id] = reranked
 
@@ -130,14 +130,14 @@ def rerank_queries(
     return {query_id: results[query_id] for query_id in collection.queries}
 
 
-def _check_versions(stages: Iterable[Stage], versions: dict[str, str]) -> None:
+def check_versions(stages: Iterable[Stage], versions: dict[str, str]) -> None:
     """Hold the version of each model to that of the queries before."""
     for stage in stages:
         before = versions.setdefault(stage.model, stage.model_version)
         if before != stage.model_version:
             raise UnexpectedResponseError(
                 f"{stage.model}: version {before} scored the queries before, version {stage.model_version} this one: "
-                "the model was replaced. Evaluate again, into another --out, when all servers have the same"
+                "the model was replaced. Start again, into another --out or OUTPUT, when all have the same"
             )
 
 

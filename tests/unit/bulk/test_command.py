@@ -174,6 +174,22 @@ def test_values_that_are_not_texts_are_failures_and_large_ids_are_kept(bulk, tmp
     assert all(reason.startswith("cannot be read: 'utf-8' codec can't decode byte 0xf") for _, reason in told)
 
 
+def test_another_version_of_the_model_ends_the_job(bulk, queries, server, tmp_path):
+    def replaced(request, context):
+        server.version = "2"
+
+    source = queries(30)
+    server.faults.extend([lambda request, context: None] * 16 + [replaced])
+    status, _, err = bulk(source, "--block-rows", 10, "--concurrency", 1)
+    assert status == 1
+    assert "reranker: version 1 scored the queries before, version 2 this one" in err
+    assert parts(tmp_path / "out") == ["part-000000.parquet"]
+    assert "the served version was '1', now '2'" in bulk(source, "--block-rows", 10)[2]
+    server.version = "1"
+    assert bulk(source, "--block-rows", 10)[0] == 0
+    assert ranked(tmp_path / "out") == expected(30)
+
+
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
