@@ -119,8 +119,8 @@ def rerank_queries(
         calls = dict.fromkeys(pool.submit(one, query_id) for query_id in waiting)
         try:
             for future in as_completed([*calls]):
-                del calls[future]
                 take(future)
+                del calls[future]  # after: an interruption meanwhile keeps it, too
         except KeyboardInterrupt:
             completed = [future for future in calls if future.done() and future.exception() is None]
             client.close()  # otherwise the pool waits for the calls in flight
