@@ -25,6 +25,7 @@ Schema = Any
 SETTINGS_NAME, SUMMARY_NAME, FAILURES_NAME = "_bulk.json", "_summary.json", "_failures"
 _KEY = b"triton_rerank"
 _BUFFER_BYTES = 1 << 20  # of a column: without it a reader holds whole row groups
+_BATCH_ROWS = 16  # pyarrow refuses lists of texts beyond 2 GB in one batch
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,17 +131,17 @@ class BlockReader:
                 raise InvalidRequestError(f"{block.path} has changed since the job was started; restore it")
             yield parquet.schema_arrow.empty_table().select(self._columns)
             groups = [block.row_group] if block.rows else []
-            for batch in parquet.iter_batches(max(1, block.rows), row_groups=groups, columns=self._columns):
+            for batch in parquet.iter_batches(_BATCH_ROWS, row_groups=groups, columns=self._columns):
                 yield pa.Table.from_batches([batch]).select(self._columns)
 
     def _take(self, rows: int) -> Table:
         """The next rows of the row group."""
         taken = [self._left.slice(0, rows)]
         self._left = self._left.slice(rows)
-        while (missing := rows - sum(table.num_rows for table in taken)) > 0:
+        while (rows := rows - taken[-1].num_rows) > 0:
             table = next(self._tables)
-            taken.append(table.slice(0, missing))
-            self._left = table.slice(missing)
+            taken.append(table.slice(0, rows))
+            self._left = table.slice(rows)
         return require("pyarrow").concat_tables(taken)
 
 
