@@ -66,7 +66,7 @@ def find_files(path: Path) -> list[Path]:
     found = [
         file
         for file in path.rglob("*.parquet")
-        if file.is_file() and not any(part[0] in "._" for part in file.relative_to(path).parts)
+        if (file.is_file() or file.is_symlink()) and not any(part[0] in "._" for part in file.relative_to(path).parts)
     ]
     if not found:
         raise InvalidRequestError(f"{path}: no *.parquet file in this folder")

@@ -51,6 +51,7 @@ class BlockWorker:
 
         def failed(index: int, failure: Failure) -> None:
             row = block.file_row + index
+            failure = Failure(failure.column, failure.reason.replace("text_from", "--fields or --template"))
             if self._job.fail_at_once:
                 raise InvalidRequestError(f"{block.path}: row {row}, {failure}")
             place = {"row": block.row + index, "file": block.path, "file_row": row}

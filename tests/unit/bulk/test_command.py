@@ -233,6 +233,12 @@ def test_unusable_files_are_told(bulk, queries, tmp_path):
     assert "full holds no job, and is not empty" in bulk(source, out="full")[2]
     assert "out is in the folder of the input" in bulk(tmp_path)[2]
     assert f"{source}: File exists" in bulk(source, out="queries.parquet")[2]
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links" / "lost.parquet").symlink_to("nowhere")
+    assert f"{tmp_path}/links/lost.parquet: No such file" in bulk(tmp_path / "links", out="new")[2]
+    pq.write_table(pa.table({"query": ["x"], "candidates": [[{"title": "1"}]]}), tmp_path / "titles.parquet")
+    told = bulk(tmp_path / "titles.parquet", out="new")[2]
+    assert "has no \"text\" (its keys: 'title'); add it, or say with --fields or --template" in told
 
 
 def test_damaged_parts_are_told(bulk, queries, tmp_path):
