@@ -184,7 +184,7 @@ async def test_more_calls_than_may_be_in_flight(make, triton):
     await web.post("/rerank", json=GOOD)
     triton.faults.extend([hang(20), hang(20)])
     calls = [asyncio.create_task(web.post("/rerank", json=GOOD)) for _ in range(2)]
-    while web.app.state.served.in_flight < 2:
+    while web.app.state.served.in_flight < 2 or triton.faults:  # both are at the server
         await asyncio.sleep(0.01)
     refused = await web.post("/rerank", json=GOOD)
     check_form(refused, 429, "overloaded_error")
