@@ -1,7 +1,7 @@
 # triton-rerank: `make` lists the targets.
 # PYTHON=...         the interpreter; by default the first of 3.10 to 3.12 that runs
 # TORCH_VERSION=...  the version of PyTorch
-# JOBS=...           processes that run the tests at the same time; by default 3, since many tests wait; each has servers of its own
+# JOBS=...           processes that run the tests at the same time; by default 2, each with servers of its own
 # GATEWAY=1          `make serve` serves HTTP on 8080, too
 
 SHELL := /bin/bash
@@ -11,7 +11,7 @@ SHELL := /bin/bash
 VENV := .venv
 BIN := $(VENV)/bin
 TORCH_VERSION ?= 2.13.0
-JOBS ?= 3
+JOBS ?= 2
 # A file's tests run in one process. The order of the files puts the short unit tests last, which evens out the end.
 PYTEST := $(BIN)/python -m pytest --numprocesses=$(JOBS) --dist=loadfile --no-loadscope-reorder
 
