@@ -12,7 +12,6 @@ the machine delay calls of either way.
 import argparse
 import asyncio
 import json
-import os
 import re
 import statistics
 import subprocess
@@ -23,6 +22,7 @@ from collections.abc import Awaitable, Callable
 import psutil
 
 from benchmarks.client import QUERY, documents_of
+from load.programs import Gateway
 from triton_rerank import AsyncRerankClient
 
 Call = Callable[[], Awaitable[object]]
@@ -71,26 +71,19 @@ def main() -> None:
         [sys.executable, "-m", "benchmarks.client", "--serve"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     url = server.stdout.readline().strip()
-    code = "import sys; from triton_rerank.cli.main import main; sys.exit(main())"
-    command = [sys.executable, "-c", code, "gateway", "--url", url, "--port", "0"]
-    # Its log goes to a file, as it does in a container.
-    with open(os.devnull, "w") as log, subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as gateway:
-        port = int(re.match(r"gateway: http://\S+:(\d+) ", gateway.stderr.readline())[1])
-        copying = subprocess.Popen(["cat"], stdin=gateway.stderr, stdout=log)
-        try:
-            asyncio.run(measure(url, port, psutil.Process(gateway.pid), options))
-        finally:
-            gateway.terminate()
-            gateway.wait()
-            copying.wait()
-            server.stdin.close()
-            server.wait()
+    gateway = Gateway([url])
+    try:
+        asyncio.run(measure(url, gateway, options))
+    finally:
+        gateway.stop()
+        server.stdin.close()
+        server.wait()
 
 
-async def measure(url: str, port: int, process: psutil.Process, options: argparse.Namespace) -> None:
+async def measure(url: str, gateway: Gateway, options: argparse.Namespace) -> None:
     """Alternate between the two ways, and print the differences."""
-    documents = documents_of(options.documents)
-    callers = [HttpCaller(port, documents) for _ in range(CALLERS)]
+    documents, process = documents_of(options.documents), gateway.processes()[0]
+    callers = [HttpCaller(gateway.port, documents) for _ in range(CALLERS)]
     async with AsyncRerankClient(url) as client:
         for caller in callers:
             await caller.__aenter__()

@@ -15,8 +15,7 @@ from dataclasses import astuple, dataclass
 from itertools import islice
 from pathlib import Path
 
-import psutil
-
+from load.programs import processes_of
 from load.workload import Search, generated
 from triton_rerank import RerankClient, RerankResponse
 from triton_rerank_build import EmbeddedServer, export
@@ -134,15 +133,8 @@ def metric(server: EmbeddedServer, name: str) -> float:
 
 def megabytes(server: EmbeddedServer) -> dict[str, float]:
     """Memory of each model's process that is not shared with other processes (USS)."""
-    port = server.grpc_url.rsplit(":", 1)[1]
-    started = psutil.Process().children(recursive=True)
-    triton = next(process for process in started if f"--grpc-port={port}" in process.cmdline()[1:])
-    sizes = {}
-    for process in triton.children(recursive=True):
-        name = next((word for word in process.cmdline() if word.endswith("_0_0")), None)
-        if name:
-            sizes[name.removesuffix("_0_0")] = process.memory_full_info().uss / 1e6
-    return sizes
+    processes = processes_of(server).items()
+    return {name: process.memory_full_info().uss / 1e6 for name, process in processes if name != "tritonserver"}
 
 
 def shown(sizes: dict[str, float]) -> str:

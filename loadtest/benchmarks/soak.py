@@ -14,18 +14,15 @@ if one grows or a call fails. Calls that are refused as overload are counted apa
 import argparse
 import json
 import random
-import re
 import statistics
-import subprocess
 import sys
 import tempfile
 import threading
 import time
-import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from itertools import cycle
 from pathlib import Path
 
@@ -35,7 +32,9 @@ from tritonclient.grpc import model_config_pb2
 
 from benchmarks.late_interaction import repository
 from benchmarks.variants import variant
+from load.http import GatewayClient
 from load.plots import PLOT_STYLE, legend
+from load.programs import Gateway, processes_of
 from load.workload import Search, generated, uniform_tokens
 from triton_rerank import RerankClient, RerankError, ServerOverloadedError
 from triton_rerank_build import EmbeddedServer
@@ -47,7 +46,7 @@ SHARED_MEMORY = "/dev/shm"
 LEAST_GROWTH = {"memory_mb": 10, "descriptors": 4, "threads": 4}
 TITLES = {"memory_mb": "MB", "descriptors": "open descriptors", "threads": "threads"}
 Sample = dict[str, float | dict[str, float]]
-Caller = Callable[[Search], object]
+Caller = RerankClient | GatewayClient
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -58,14 +57,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         small = variant(repository(), Path(folder), {"late_scorer/config.pbtxt": with_cache(options.cache_mb)})
         with (
             EmbeddedServer(small, restart=False) as server,
-            gateway(server.grpc_url) as (process, address),
             ExitStack() as clients,
         ):
-            callers = [http_caller(address)]
+            gateway = Gateway([server.grpc_url], "--timeout", str(TIMEOUT_S), "--max-retries", "10")
+            clients.callback(gateway.stop)
+            callers = [GatewayClient(gateway.url, timeout=TIMEOUT_S, connections=CALLERS)]
             for model in MODELS:
-                client = clients.enter_context(RerankClient(server.grpc_url, model, timeout=TIMEOUT_S))
-                callers.append(lambda search, client=client: client.rerank(search.query, search.documents))
-            samples, outcomes = soak(server, process, callers, options)
+                callers.append(clients.enter_context(RerankClient(server.grpc_url, model, timeout=TIMEOUT_S)))
+            samples, outcomes = soak(server, gateway, callers, options)
         if server.reason:
             print(f"the server ended by itself: {server.reason}", file=sys.stderr)
     (options.out / "soak.json").write_text(json.dumps({"calls": outcomes, "samples": samples}))
@@ -107,37 +106,8 @@ def with_cache(megabytes: int) -> Callable[[model_config_pb2.ModelConfig], None]
     return change
 
 
-@contextmanager
-def gateway(url: str) -> Iterator[tuple[psutil.Process, str]]:
-    """A gateway in a process of its own, whose log is dropped; the process, and its address."""
-    code = "import sys; from triton_rerank.cli.main import main; sys.exit(main())"
-    command = [sys.executable, "-c", code, "gateway", "--url", url, "--port", "0"]
-    command += ["--timeout", str(TIMEOUT_S), "--max-retries", "10"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        first = process.stderr.readline()
-        with subprocess.Popen(["cat"], stdin=process.stderr, stdout=subprocess.DEVNULL):
-            try:
-                yield psutil.Process(process.pid), re.match(r"gateway: (http://\S+) ", first)[1]
-            finally:
-                process.terminate()
-
-
-def http_caller(address: str) -> Caller:
-    """Calls of the gateway."""
-
-    def call(search: Search) -> None:
-        body = json.dumps({"query": search.query, "documents": search.documents}).encode()
-        request = urllib.request.Request(f"{address}/v1/rerank", body, {"Content-Type": "application/json"})
-        with urllib.request.urlopen(request, timeout=TIMEOUT_S) as response:
-            ranked = json.load(response)["results"]
-        if len(ranked) != len(search.documents):
-            raise ValueError(f"{len(ranked)} results for {len(search.documents)} documents")
-
-    return call
-
-
 def soak(
-    server: EmbeddedServer, http: psutil.Process, callers: Sequence[Caller], options: argparse.Namespace
+    server: EmbeddedServer, gateway: Gateway, callers: Sequence[Caller], options: argparse.Namespace
 ) -> tuple[list[Sample], Counter[str]]:
     """Call at a steady rate, and sample; the samples, and the number of calls that were answered, refused and failed.
 
@@ -148,10 +118,9 @@ def soak(
 
     def call(caller: Caller, search: Search) -> None:
         try:
-            caller(search)
-        except (RerankError, OSError, ValueError) as error:
-            overload = isinstance(error, ServerOverloadedError) or getattr(error, "code", None) == 429
-            outcome = "refused" if overload else "failed"
+            caller.rerank(search.query, search.documents)
+        except RerankError as error:
+            outcome = "refused" if isinstance(error, ServerOverloadedError) else "failed"
             print(f"{outcome}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
         else:
             outcome = "answered"
@@ -160,7 +129,7 @@ def soak(
         free.release()
 
     def sample() -> Sample:
-        return {"at_s": time.monotonic() - start, "calls": float(ended.total())} | measured(server, http)
+        return {"at_s": time.monotonic() - start, "calls": float(ended.total())} | measured(server, gateway)
 
     samples: list[Sample] = []
     todo = zip(cycle(callers), sizes_of(options.documents), strict=False)
@@ -184,21 +153,16 @@ def sizes_of(most: int) -> Iterator[Search]:
         yield next(searches[int(most ** chance.random())])
 
 
-def measured(server: EmbeddedServer, http: psutil.Process) -> dict[str, dict[str, float]]:
+def measured(server: EmbeddedServer, gateway: Gateway) -> dict[str, dict[str, float]]:
     """Figures of each process, and the size of the server's files in /dev/shm.
 
     Memory is anonymous memory. Pages of the weights' file are left out: the kernel drops and reads them as it likes,
     which would hide a leak.
     """
-    port = server.grpc_url.rsplit(":", 1)[1]
-    started = [(process, process.cmdline() or [""]) for process in psutil.Process().children(recursive=True)]
-    triton = next(process for process, words in started if _runs_server(words, port))
-    processes = {"gateway": http, "tritonserver": triton}
-    for process in triton.children(recursive=True):
-        name = next((word for word in process.cmdline() if word.endswith("_0_0")), None)
-        if name:
-            processes[name.removesuffix("_0_0")] = process
-    prefix = next(word for word in triton.cmdline() if "shm-region-prefix-name=" in word).rpartition("=")[2]
+    processes = {"gateway": gateway.processes()[0]} | processes_of(server)
+    prefix = next(word for word in processes["tritonserver"].cmdline() if "shm-region-prefix-name=" in word).rpartition(
+        "="
+    )[2]
     files = Path(SHARED_MEMORY).glob(f"{prefix}*")
     shared = sum(file.stat().st_blocks for file in files) * 512 / 1e6
     return {
@@ -212,10 +176,6 @@ def anonymous_mb(process: psutil.Process) -> float:
     """RssAnon of proc(5)."""
     memory = process.memory_info()
     return float(memory.rss - memory.shared) / 1e6
-
-
-def _runs_server(words: Sequence[str], port: str) -> bool:
-    return words[0].endswith("/tritonserver") and f"--grpc-port={port}" in words
 
 
 def grown(figure: str, before: float, after: float) -> bool:

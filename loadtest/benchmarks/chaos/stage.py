@@ -3,9 +3,7 @@
 import contextlib
 import re
 import resource
-import signal
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,62 +13,19 @@ import psutil
 
 from benchmarks.chaos.model import Model
 from benchmarks.chaos.proxy import Proxy
+from load.programs import Gateway, Program
 from triton_rerank import RerankClient
 
 NUM_SERVERS = 3
 SHM_MB = 64
 # A mount namespace with a small /dev/shm. What the program starts is ended when this process is.
 OWN_SHM = ("unshare", "--mount", "sh", "-c", f'mount -t tmpfs -o size={SHM_MB}m tmpfs /dev/shm && exec "$@"', "sh")
-TIED = ("setpriv", "--pdeathsig", "TERM")
 PROBE_TIMEOUT_S = 2.0
 
 
 def can_mount() -> bool:
     """Whether servers can have a /dev/shm of their own."""
     return subprocess.run([*OWN_SHM, "true"], capture_output=True, check=False).returncode == 0
-
-
-class Program:
-    """A command of this project in a process of its own; ready when it has printed its address.
-
-    Args:
-        module: Module with the command's `main`.
-        arguments: Of the command.
-        wrapper: Programs that start it.
-        printed: Pattern of the line with the address, on standard output or standard error.
-    """
-
-    def __init__(self, module: str, arguments: Sequence[str], printed: str, wrapper: Sequence[str] = ()) -> None:
-        code = f"import sys; from {module} import main; sys.exit(main())"
-        self._process = subprocess.Popen(
-            [*TIED, *wrapper, sys.executable, "-c", code, *arguments],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        seen = []
-        for line in self._process.stdout or ():
-            seen.append(line)
-            if found := re.search(printed, line):
-                self.port = int(found[1])
-                break
-        else:
-            raise SystemExit(f"{module} did not start:\n{''.join(seen)}")
-        # What it prints later goes nowhere, but must be read.
-        self._reader = subprocess.Popen(["cat"], stdin=self._process.stdout, stdout=subprocess.DEVNULL)
-
-    def stop(self) -> None:
-        """End it as an operator does; it ends its calls first."""
-        self._process.send_signal(signal.SIGTERM)
-        self._process.wait()
-        self._reader.wait()
-        if self._process.stdout is not None:
-            self._process.stdout.close()
-
-    def processes(self) -> list[psutil.Process]:
-        """Its process and what that has started."""
-        own = psutil.Process(self._process.pid)
-        return [own, *own.children(recursive=True)]
 
 
 class Server(Program):
@@ -121,8 +76,7 @@ class Stage:
             for _ in range(NUM_SERVERS):
                 self.servers.append(self.start_server(0))
             self.proxies = [self._cleanup.enter_context(Proxy(server.port)) for server in self.servers]
-            arguments = ["gateway", "--port", "0", *(f"--url={url}" for url in self.urls)]
-            self.gateway = Program("triton_rerank.cli.main", arguments, r"^gateway: http://\S+:(\d+) ")
+            self.gateway = Gateway(self.urls)
             self._cleanup.callback(self.gateway.stop)
             self._cleanup = self._cleanup.pop_all()
         return self

@@ -14,19 +14,13 @@ import trustme
 import triton_rerank as tr
 from conftest import lay_out
 from support import quick_server, raw
-from support.monitors import wait_until
+from support.monitors import free_port, triton_process, wait_until
 from triton_rerank_build import EmbeddedServer
 
 pytestmark = pytest.mark.integration
 
 DOCUMENTS = ["Wash your hands.", "Buy stocks.", "Get a flu shot.", "x"]
 SLOW = ["word " * 400] * 64
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def call_until_done(client, turns, lock, lost, events):
@@ -150,7 +144,7 @@ def test_a_server_that_is_stopped_in_mid_request_fails_by_name(tiny_repository, 
     with quick_server(tiny_repository) as server, client_class(server.grpc_url, max_retries=0) as client:
         client.is_ready()
         before = num_requests(server, "tokenizer")
-        next(process for process in processes(server) if "cross_encoder_0_0" in process.cmdline()).suspend()
+        triton_process(server, "cross_encoder_0_0").suspend()
 
         def stop_when_one_request_is_tokenized():
             wait_until(lambda: num_requests(server, "tokenizer") > before)
