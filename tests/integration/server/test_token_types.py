@@ -1,6 +1,7 @@
 """Special tokens as text, and token types: served logits against transformers' tokenizer and model."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -74,14 +75,19 @@ def served_logits(repository, folder, pairs, runtime="openvino", *edits):
     ],
     ids="-".join,
 )
-def tiny(request, tmp_path_factory):
+def tiny(request, tiny_exports, tmp_path_factory):
     """A checkpoint of each family, its manifest, and a server of it."""
     family, tokenizer_of, precision, runtime = request.param
     folder = tmp_path_factory.mktemp("tiny")
-    checkpoint = tiny_checkpoint(folder / "tiny", family, tokenizer_of=tokenizer_of)
-    manifest = export(str(checkpoint), repository=folder / "exported", precision=precision)
+    if family == tokenizer_of:
+        made = tiny_exports(family, precision)
+        checkpoint, repository, manifest = made.checkpoint, made.repository, made.manifest
+    else:
+        repository = folder / "exported"
+        checkpoint = tiny_checkpoint(folder / "tiny", family, tokenizer_of=tokenizer_of)
+        manifest = export(str(checkpoint), repository=repository, precision=precision)
     assert manifest.token_types == (tokenizer_of == "bert")
-    with quick_server(lay_out(folder / "served", folder / "exported", FP32), runtime=runtime) as server:
+    with quick_server(lay_out(folder / "served", repository, FP32), runtime=runtime) as server:
         yield checkpoint, manifest, server
 
 
@@ -135,10 +141,12 @@ class TypesFromFirstSeparator(cross_encoder.Embeddings):
         return self.norm((self.word(input_ids) + types + self.position(self.positions(input_ids))).float())
 
 
-def install_as_release_0_1_0(checkpoint, repository):
-    """Install a BERT checkpoint with the graph and the manifest of release 0.1.0."""
-    manifest = export(str(checkpoint), repository=repository)
-    source = resolve_checkpoint(str(checkpoint))
+@pytest.fixture(scope="module")
+def release_0_1_0(tiny_exports, tmp_path_factory):
+    """A BERT checkpoint, and the repository that holds its graph and manifest of release 0.1.0. Read only."""
+    made = tiny_exports("bert", "fp32")
+    repository = shutil.copytree(made.repository, tmp_path_factory.mktemp("release") / "installed")
+    source = resolve_checkpoint(str(made.checkpoint))
     tokenizer, model = load_tokenizer(source), load_model(source)
     graph = cross_encoder.RerankGraph(model, dtype=torch.float32, token_types=True).eval()
     graph.embeddings.__class__ = TypesFromFirstSeparator
@@ -146,7 +154,7 @@ def install_as_release_0_1_0(checkpoint, repository):
     with staging(repository, 1) as staged:
         write_graph(graph, staged / "model.onnx", max_length=LIMIT, output_name="logits")
         save_tokenizer(tokenizer, staged / TOKENIZER_FILE, max_length=LIMIT, pad_id=model.config.pad_token_id)
-        content = json.loads(manifest.to_json()) | {"exporter": "a digest of the source"}
+        content = json.loads(made.manifest.to_json()) | {"exporter": "a digest of the source"}
         del content["token_types"]
         artefacts = {name: vars(artefact) for name, artefact in measure(staged).items()}
         install(staged, repository, Manifest.from_json(json.dumps(content | {"artefacts": artefacts})))
@@ -154,24 +162,25 @@ def install_as_release_0_1_0(checkpoint, repository):
         content = json.loads(path.read_text())
         del content["token_types"], content["layout"]
         path.write_text(json.dumps(content))
+    return made.checkpoint, repository
 
 
 @pytest.mark.parametrize("runtime", ["openvino", "onnxruntime"])
-def test_a_repository_of_release_0_1_0_stays_valid_and_keeps_its_scores(tmp_path, runtime):
-    checkpoint = tiny_checkpoint(tmp_path / "tiny", "bert")
-    install_as_release_0_1_0(checkpoint, tmp_path / "installed")
-    assert not verify(tmp_path / "installed").token_types
+def test_a_repository_of_release_0_1_0_stays_valid_and_keeps_its_scores(release_0_1_0, tmp_path, runtime):
+    checkpoint, repository = release_0_1_0
+    assert not verify(repository).token_types
 
-    served, tokens = served_logits(tmp_path / "installed", tmp_path / "served", PLAIN, runtime, *DENSE)
+    served, tokens = served_logits(repository, tmp_path / "served", PLAIN, runtime, *DENSE)
 
     assert tokens["attention_mask"].max() == 1
     assert np.abs(served - transformers_logits(checkpoint, PLAIN)).max() < 1e-4
 
 
-def test_export_replaces_a_repository_of_release_0_1_0_and_its_code_but_no_edited_configuration(tmp_path):
-    checkpoint = tiny_checkpoint(tmp_path / "tiny", "bert")
-    repository = tmp_path / "installed"
-    install_as_release_0_1_0(checkpoint, repository)
+def test_export_replaces_a_repository_of_release_0_1_0_and_its_code_but_no_edited_configuration(
+    release_0_1_0, tmp_path
+):
+    checkpoint, installed = release_0_1_0
+    repository = shutil.copytree(installed, tmp_path / "installed")
     code, config = repository / "tokenizer/1/model.py", repository / "cross_encoder/configs/cpu.pbtxt"
     code.write_text("# of release 0.1.0")
     config.write_text(config.read_text() + "# my own line\n")

@@ -44,7 +44,7 @@ def one_thread():
 
 @pytest.fixture
 def tiny(tmp_path):
-    return str(tiny_checkpoint(tmp_path / "tiny", "xlm-roberta"))
+    return str(tiny_checkpoint(tmp_path / "tiny", "xlm-roberta", num_hidden_layers=2))
 
 
 @pytest.fixture
@@ -143,7 +143,7 @@ def test_pairs_and_logits_are_those_that_are_served(tmp_path, family):
 
 @pytest.mark.parametrize(("family", "lora_rank", "rate"), [("xlm-roberta", 4, 2e-2), ("bert", 0, 5e-3)])
 def test_training_makes_a_better_checkpoint(json_lines, tmp_path, caplog, family, lora_rank, rate):
-    tiny, out = tiny_checkpoint(tmp_path / "tiny", family), tmp_path / "out"
+    tiny, out = tiny_checkpoint(tmp_path / "tiny", family, num_hidden_layers=2), tmp_path / "out"
     long = tmp_path / "long.jsonl"  # one query is longer than a pair, and is cut as it is served
     long.write_text(json_lines.read_text() + json.dumps({"query": "b " * LIMIT, "positive": "c", "negatives": "d"}))
     settings = Settings(**SMALL | {"lora_rank": lora_rank, "learning_rate": rate, "dev_queries": 20, "epochs": 12})
@@ -256,7 +256,7 @@ def test_what_ends_below_its_start_is_not_kept(tmp_path, tiny, capsys, caplog):
 
 @pytest.mark.parametrize("lora_rank", [4, 0])
 def test_frozen_layers_stay_as_they_are(tmp_path, lora_rank):
-    checkpoint = resolve_checkpoint(str(tiny_checkpoint(tmp_path / "tiny", "bert")))
+    checkpoint = resolve_checkpoint(str(tiny_checkpoint(tmp_path / "tiny", "bert", num_hidden_layers=2)))
     model = load_model(checkpoint, Settings(lora_rank=lora_rank, freeze_layers=1, dropout=0.25))
     names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     assert any(".layer.1." in name for name in names)

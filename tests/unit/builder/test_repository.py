@@ -14,6 +14,7 @@ import pytest
 from support import quick_server
 from support.tiny_models import tiny_checkpoint
 from triton_rerank_build import RepositoryError, export, exporter, verify
+from triton_rerank_build.checkpoints import demo
 from triton_rerank_build.contract import EXPORTER_VERSION
 from triton_rerank_build.repository.install import exclusive, install, measure, staging
 from triton_rerank_build.repository.layout import (
@@ -121,6 +122,19 @@ def test_another_installation_is_not_overwritten_without_force(built, repository
 
     replaced = export(str(checkpoint), repository=repository, max_length=64, force=True)
     assert (replaced.max_length, verify(repository)) == (64, replaced)
+
+
+@pytest.mark.slow
+def test_the_demo_of_an_earlier_release_is_replaced(tmp_path, monkeypatch):
+    checkpoint, repository = tiny_checkpoint(tmp_path / "tiny", "bert"), tmp_path / "repository"
+    monkeypatch.setattr(demo, "demo_checkpoint", lambda: checkpoint)
+    for release in "12":
+        monkeypatch.setattr(demo, "demo_revision", lambda release=release: release * 64)
+        if release == "2":
+            with pytest.raises(RepositoryError, match=r"holds another demo .*; use --force to replace it"):
+                export("demo", repository=repository, max_length=64)
+        assert export("demo", repository=repository).revision == release * 64
+        assert verify(repository).revision == release * 64
 
 
 @pytest.mark.slow

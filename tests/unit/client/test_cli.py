@@ -1,6 +1,7 @@
 """The commands `rerank`, `score`, `info` and `ready`. The server's logit of a text that is a number is that number."""
 
 import gzip
+import io
 import json
 import os
 import signal
@@ -8,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import redirect_stderr, redirect_stdout
 from importlib import metadata
 
 import grpc
@@ -25,14 +27,24 @@ def server(monkeypatch):
         yield running
 
 
-def shell(*arguments, stdin="", **options):
-    code = "import sys; from triton_rerank.cli.main import main; sys.exit(main())"
-    command = [sys.executable, "-c", code, *arguments]
-    return subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=60, check=False, **options)
+COMMAND = [sys.executable, "-c", "import sys; from triton_rerank.cli.main import main; sys.exit(main())"]
+
+
+def shell(*arguments, stdin=""):
+    """Run a command with streams of its own, in this process: a process of its own takes half a second to start."""
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        patch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin.encode())))
+        try:
+            status = main(arguments)
+        except SystemExit as end:
+            status = end.code
+    return subprocess.CompletedProcess(arguments, status, out.getvalue(), err.getvalue())
 
 
 def test_rerank_prints_a_table(server):
-    done = shell("rerank", "-q", "如何", "--top-n", "2", stdin="1\n\n3\n正则化技术详解\n")
+    command, stdin = [*COMMAND, "rerank", "-q", "如何", "--top-n", "2"], "1\n\n3\n正则化技术详解\n"
+    done = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [
         "rank  relevance_score  document",
@@ -144,9 +156,8 @@ def test_ready_waits_for_a_server_that_starts_later():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    code = "import sys; from triton_rerank.cli.main import main; sys.exit(main())"
     process = subprocess.Popen(
-        [sys.executable, "-c", code, "ready", "--wait", "60", "--url", f"127.0.0.1:{port}"],
+        [*COMMAND, "ready", "--wait", "60", "--url", f"127.0.0.1:{port}"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -169,9 +180,8 @@ def test_ready_gives_up_after_the_wait(server):
 
 def test_a_full_disk_behind_stdout(server):
     with open("/dev/full", "w") as full:
-        code = "import sys; from triton_rerank.cli.main import main; sys.exit(main())"
         done = subprocess.run(
-            [sys.executable, "-c", code, "info"],
+            [*COMMAND, "info"],
             stdout=full,
             stderr=subprocess.PIPE,
             text=True,
@@ -271,10 +281,7 @@ def test_a_reader_that_leaves_early_is_no_error(server, tmp_path):
 
 def test_ctrl_c_is_clean(server):
     server.faults.append(hang(30))
-    code = "import sys; from triton_rerank.cli.main import main; sys.exit(main())"
-    process = subprocess.Popen(
-        [sys.executable, "-c", code, "ready"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    process = subprocess.Popen([*COMMAND, "ready"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     end = time.monotonic() + 20
     while not server.requests:
         assert time.monotonic() < end
