@@ -15,6 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from itertools import count, pairwise
 from pathlib import Path
@@ -67,7 +68,7 @@ class Outcome:
 class Load:
     """Calls to one server, with the client's default retries.
 
-    Each call has a client of its own, as of independent callers: the calls of one client wait in it for their turn.
+    No client has two calls at a time, as of independent callers: the calls of one client wait in it for their turn.
 
     Args:
         url: Address of the server.
@@ -78,6 +79,12 @@ class Load:
     def __init__(self, url: str, searches: Sequence[Search], priority: int | None) -> None:
         self._url, self._searches, self._priority = url, searches, priority
         self._lock = threading.Lock()
+        self._idle: list[RerankClient] = []
+
+    def close(self) -> None:
+        """Close the clients."""
+        for client in self._idle:
+            client.close()
 
     def closed(self, callers: int, seconds: float) -> Outcome:
         """Closed loop of `callers` for `seconds`."""
@@ -110,14 +117,18 @@ class Load:
     def _call(self, turn: int, due: float, outcome: Outcome) -> None:
         search = self._searches[turn % len(self._searches)]
         try:
-            with RerankClient(self._url, timeout=TIMEOUT_S) as client:
-                client.rerank(search.query, search.documents, priority=self._priority)
+            client = self._idle.pop()
+        except IndexError:
+            client = RerankClient(self._url, timeout=TIMEOUT_S)
+        try:
+            client.rerank(search.query, search.documents, priority=self._priority)
         except RerankError as error:
             with self._lock:
                 outcome.errors[type(error).__name__] += 1
         else:
             with self._lock:
                 outcome.accepted_s.append(time.monotonic() - due)
+        self._idle.append(client)
 
 
 def arrivals(per_s: float, seconds: float) -> Iterator[float]:
@@ -132,13 +143,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
     searches = searches_of(options.documents, options.short)
     repository = repository_of(options.shape)
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        EmbeddedServer(
-            with_max_wait(options.max_wait, repository, Path(folder)) if options.max_wait else repository
-        ) as server,
-    ):
-        load = Load(server.grpc_url, searches, options.priority)
+    with ExitStack() as stack:
+        if options.max_wait:
+            folder = stack.enter_context(tempfile.TemporaryDirectory())
+            repository = with_max_wait(options.max_wait, repository, Path(folder))
+        server = stack.enter_context(EmbeddedServer(repository))
+        load = stack.enter_context(closing(Load(server.grpc_url, searches, options.priority)))
         load.closed(2, 3)  # warm-up
         callers = options.callers or saturating(load, options.step_seconds)
         before = printed(f"{callers} callers", load.closed(callers, 2 * options.step_seconds))
