@@ -10,10 +10,20 @@ import onnx
 import onnxruntime
 import openvino
 import pytest
+import torch
 
 from support.tiny_models import FAMILIES
+from triton_rerank_build.checkpoints.resolve import resolve_checkpoint
+from triton_rerank_build.contract import MODEL_FILE, PADDED_FILE, REFERENCE_FILE, WEIGHTS_FILE
+from triton_rerank_build.graphs.cross_encoder import RerankGraph
+from triton_rerank_build.graphs.onnx import write_packed
+from triton_rerank_build.graphs.packed import PackedGraph
+from triton_rerank_build.graphs.reference import write_reference
+from triton_rerank_build.graphs.weights import load_model
 
 LAYERS = 2
+# Triton's level, "all" by default.
+ALL, NONE = (getattr(onnxruntime.GraphOptimizationLevel, f"ORT_{name}_ALL") for name in ("ENABLE", "DISABLE"))
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
@@ -29,14 +39,16 @@ def session(graph, level, **options):
     return onnxruntime.InferenceSession(graph, settings, providers=["CPUExecutionProvider"])
 
 
-def test_onnx_runtime_fuses_gelu_and_layer_norm_and_computes_the_same(graph, tmp_path):
-    # Triton's level, "all" by default.
-    level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
-    saved = tmp_path / "fused.onnx"
-    fused = session(graph, level, optimized_model_filepath=str(saved))
-    plain = session(graph, onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL)
-
+def fused_and_plain(graph, folder):
+    """Sessions with all fusions and with none, and the number of each operator after all of them."""
+    saved = folder / "fused.onnx"
+    fused = session(graph, ALL, optimized_model_filepath=str(saved))
     operators = Counter(node.op_type for node in onnx.load(saved, load_external_data=False).graph.node)
+    return fused, session(graph, NONE), operators
+
+
+def test_onnx_runtime_fuses_gelu_and_layer_norm_and_computes_the_same(graph, tmp_path):
+    fused, plain, operators = fused_and_plain(graph, tmp_path)
     assert operators["BiasGelu"] == LAYERS
     assert "Erf" not in operators
     # Two in each layer. In BERT's graph the LayerNorm of the embeddings has no sum before it.
@@ -45,6 +57,28 @@ def test_onnx_runtime_fuses_gelu_and_layer_norm_and_computes_the_same(graph, tmp
     ids = np.random.default_rng(0).integers(5, 200, (4, 40), dtype=np.int32)
     mask = (np.arange(40) < np.array([40, 30, 7, 1])[:, None]).astype(np.int32)
     feed = {"input_ids": ids, "attention_mask": mask}
+    assert fused.run(None, feed)[0] == pytest.approx(plain.run(None, feed)[0], abs=1e-5)
+
+
+@pytest.mark.slow
+def test_it_does_so_in_the_graph_of_packed_rows(tiny_exports, tmp_path):
+    # In fp32: a CPU's fused operators take no fp16.
+    made = tiny_exports("bert", "fp32")
+    for name, copy in ((MODEL_FILE, PADDED_FILE), (WEIGHTS_FILE, WEIGHTS_FILE)):
+        (tmp_path / copy).write_bytes((made.repository / "cross_encoder/1" / name).read_bytes())
+    model = load_model(resolve_checkpoint(str(made.checkpoint)))
+    graph = PackedGraph(RerankGraph(model, dtype=torch.float32, token_types=True))
+    write_packed(graph, tmp_path / MODEL_FILE, weights_of=tmp_path / PADDED_FILE)
+    write_reference(tmp_path / MODEL_FILE, tmp_path / REFERENCE_FILE)
+
+    fused, plain, operators = fused_and_plain(tmp_path / REFERENCE_FILE, tmp_path)
+    assert operators["BiasGelu"] == LAYERS
+    assert "Erf" not in operators
+    assert operators["SkipLayerNormalization"] >= 2 * LAYERS
+
+    lengths = np.array([[40], [30], [7], [1]], np.int32)
+    ids = np.random.default_rng(0).integers(5, 200, lengths.sum(), dtype=np.int32)
+    feed = {"input_ids": ids, "attention_mask": np.ones_like(ids), "row_length": lengths}
     assert fused.run(None, feed)[0] == pytest.approx(plain.run(None, feed)[0], abs=1e-5)
 
 
