@@ -31,7 +31,7 @@ __all__ = [
     "verify",
 ]
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # Imported on first use, so that importing the errors does not import the packages of the extras.
 _LAZY = {

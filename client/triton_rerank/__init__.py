@@ -38,7 +38,7 @@ from triton_rerank.types import (
     Usage,
 )
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "TLS",
