@@ -8,6 +8,7 @@ out=$(mkdir -p "${1:?usage: tests/release.sh FOLDER PYTHON...}" && cd "$1" && pw
 shift
 root=$(cd "$(dirname "$0")/.." && pwd)
 tools=$out/tools
+rm -f "$out"/triton_rerank*.whl "$out"/triton_rerank*.tar.gz # of an earlier run
 say() { printf '==> %s\n' "$*"; }
 
 python3 -m venv "$tools"
