@@ -10,6 +10,7 @@ import sys
 import sysconfig
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 
 from triton_rerank_build.contract import BACKENDS
@@ -107,7 +108,7 @@ def find(runtime: str) -> Installation:
     """The installation for `runtime`, after a check of everything it needs.
 
     Raises:
-        ServerStartError: This platform or Python can't run it; the message names what can.
+        ServerStartError: This platform, Python or numpy can't run it; the message names what can.
         MissingExtraError: A package of the `server` extra is missing.
     """
     if runtime not in RUNTIMES:
@@ -116,11 +117,21 @@ def find(runtime: str) -> Installation:
     for module in ("pytriton", "tokenizers", RUNTIMES[runtime][0]):
         if importlib.util.find_spec(module) is None:
             raise MissingExtraError(f"the package {module!r} is not installed: {INSTALL_SERVER}")
+    check_numpy(metadata.version("numpy"))
     package = Path(next(iter(importlib.util.find_spec("pytriton").submodule_search_locations)))  # type: ignore
     root = package / "tritonserver"
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
     stub_of(root, version)
     return Installation(root, (package.parent / "nvidia_pytriton.libs", *libpython_folder(version)), runtime)
+
+
+def check_numpy(version: str) -> None:
+    """Raise ServerStartError if the wheel's Python models would end with this numpy, at their first request."""
+    if int(version.partition(".")[0]) > 1:
+        raise ServerStartError(
+            f'numpy {version} is installed, and this tritonserver needs numpy 1; run: pip install "numpy<2" '
+            "(a package that was installed later has replaced it)"
+        )
 
 
 def check_platform(system: str, machine: str) -> None:

@@ -43,3 +43,13 @@ def test_a_missing_package_is_answered_with_the_pip_command(monkeypatch):
         MissingExtraError, match=r"'no_such_package' is not installed: pip install \"triton-rerank-build\[server\]\""
     ):
         tritonserver.find("another")
+
+
+def test_a_numpy_that_another_package_brought_is_told_before_the_start(tmp_path, monkeypatch):
+    about = tmp_path / "numpy-2.4.6.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: numpy\nVersion: 2.4.6\n")
+    tritonserver.find("openvino")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ServerStartError, match=r'numpy 2.4.6 is installed.* run: pip install "numpy<2"'):
+        tritonserver.find("openvino")
