@@ -62,6 +62,13 @@ def client_class(request: pytest.FixtureRequest) -> type[Any]:
     return TWINS[request.param]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what needs an export as slow."""
+    for item in items:
+        if {"tiny_exports", "colbert_repository"} & {*getattr(item, "fixturenames", ())}:
+            item.add_marker("slow")
+
+
 def pytest_collection_finish() -> None:
     """Take the modules imported so far out of garbage collection: each export would traverse them many times."""
     gc.collect()

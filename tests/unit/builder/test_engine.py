@@ -139,6 +139,7 @@ def test_a_dry_run_prints_the_script_and_writes_nothing(repository, tmp_path):
     subprocess.run(["bash", "-n"], input=done.stdout, text=True, check=True)
 
 
+@pytest.mark.slow
 def test_build_prove_install(repository, fake, tmp_path):
     done = run("--repository", repository)
     assert done.returncode == 0, done.stderr
@@ -160,6 +161,7 @@ def test_build_prove_install(repository, fake, tmp_path):
     assert build_engine(repository).engine.profiles == manifest.engine.profiles
 
 
+@pytest.mark.slow
 def test_in_three_steps_as_with_docker_compose(repository, fake):
     prepared = run("--prepare", "--repository", repository)
     script = Path(prepared.stdout.strip())

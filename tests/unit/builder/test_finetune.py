@@ -141,6 +141,7 @@ def test_pairs_and_logits_are_those_that_are_served(tmp_path, family):
     assert model.predict([("short", "pair"), (query, document * 9)])[1] == pytest.approx(expected, abs=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("family", "lora_rank", "rate"), [("xlm-roberta", 4, 2e-2), ("bert", 0, 5e-3)])
 def test_training_makes_a_better_checkpoint(json_lines, tmp_path, caplog, family, lora_rank, rate):
     tiny, out = tiny_checkpoint(tmp_path / "tiny", family, num_hidden_layers=2), tmp_path / "out"
@@ -186,6 +187,7 @@ finetune(checkpoint, [Path(data)], Path(out), Settings(**json.loads(settings)),
 """
 
 
+@pytest.mark.slow
 def test_a_killed_training_ends_where_an_unbroken_one_does(json_lines, tmp_path, tiny):
     fields = SMALL | {"lora_rank": 4, "negatives": "model", "dropout": 0.1, "learning_rate": 1e-2}
     whole = finetune(tiny, [json_lines], tmp_path / "whole", Settings(**fields))
@@ -216,6 +218,7 @@ def test_a_killed_training_ends_where_an_unbroken_one_does(json_lines, tmp_path,
     assert all(torch.equal(tensor, again[name]) for name, tensor in weights.items())
 
 
+@pytest.mark.slow
 def test_training_is_not_repeated_when_it_was_killed_while_writing(json_lines, tmp_path, tiny):
     out, settings = tmp_path / "out", Settings(**SMALL | {"eval_every": 1, "patience": 2, "learning_rate": 1e-9})
     (out / "model.safetensors").mkdir(parents=True)  # nothing can be written there
@@ -229,6 +232,7 @@ def test_training_is_not_repeated_when_it_was_killed_while_writing(json_lines, t
     assert done[MEASURE]["step"] == 0
 
 
+@pytest.mark.slow
 def test_what_ends_below_its_start_is_not_kept(tmp_path, tiny, capsys, caplog):
     """Trained to rank held-out documents the wrong way round, the checkpoint stays what it was."""
     model = load_model(resolve_checkpoint(tiny), Settings(lora_rank=0))
@@ -267,12 +271,14 @@ def test_frozen_layers_stay_as_they_are(tmp_path, lora_rank):
         load_model(checkpoint, Settings(freeze_layers=2))
 
 
+@pytest.mark.slow
 def test_training_ends_in_time(json_lines, tmp_path, tiny):
     settings = Settings(**SMALL | {"max_minutes": 1e-6, "eval_every": 1000})
     history = finetune(tiny, [json_lines], tmp_path / "out", settings)["history"]
     assert [entry["step"] for entry in history] == [1]  # it looks at the clock after a step, then evaluates
 
 
+@pytest.mark.slow
 def test_held_out_queries_are_those_of_no_training(json_lines, tmp_path, tiny):
     done = finetune(tiny, [json_lines], tmp_path / "out", Settings(**SMALL | {"max_steps": 1}))
     assert (done["num_queries"], done["num_dev_queries"]) == (len(TRIPLES) - 2, 2)
@@ -282,6 +288,7 @@ def test_held_out_queries_are_those_of_no_training(json_lines, tmp_path, tiny):
         finetune(tiny, [one], tmp_path / "none", Settings(**SMALL))
 
 
+@pytest.mark.slow
 def test_command(json_lines, tmp_path, tiny, capsys):
     out = tmp_path / "out"
     arguments = ["finetune", tiny, "--data", str(json_lines), "--out"]

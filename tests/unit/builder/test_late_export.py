@@ -152,6 +152,7 @@ def test_models_without_their_files_are_left_out(colbert_repository, demo_reposi
     assert loaded == ["explicit", "late_encoder", "late_interaction", "late_scorer"]
 
 
+@pytest.mark.slow
 def test_an_installation_of_an_earlier_release_is_served_and_replaced_only_by_force(colbert_repository, tmp_path):
     """0.1.0 had a model late_tokenizer, which held tokenizer.json."""
     checkpoint = str(colbert_repository.parent / "tiny")

@@ -223,6 +223,7 @@ def test_a_graph_that_mixes_rows_is_refused(proof, tmp_path):
         prove_packed(tmp_path / "model.onnx", batches, expected, "fp16")
 
 
+@pytest.mark.slow
 def test_a_wide_network_shares_its_matrices_and_keeps_vectors_of_its_own(tmp_path):
     # As wide as a published one: vectors of 32 numbers are too small for onnx_ir to write them into a file of weights.
     checkpoint = tiny_checkpoint(

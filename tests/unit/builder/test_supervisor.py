@@ -30,6 +30,7 @@ def supervise(tmp_path, script, *options, ready):
     return process.returncode, events, log
 
 
+@pytest.mark.slow
 def test_it_restarts_a_ready_server_and_gives_up_after_repeated_crashes(tmp_path):
     status, events, log = supervise(tmp_path, f"echo started; sleep 1; {CRASH}", "--restart", ready=True)
     assert status == 128 + signal.SIGSEGV

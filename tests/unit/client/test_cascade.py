@@ -180,6 +180,7 @@ class SlowBetweenStages(logging.Handler):
             time.sleep(self._wait_s)
 
 
+@pytest.mark.slow
 def test_a_deadline_that_passes_between_the_stages(client, server):
     client.rerank("q", DOCUMENTS, cascade=3)  # the configurations are known from here on
     server.requests.clear()

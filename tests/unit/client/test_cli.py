@@ -152,6 +152,7 @@ def test_version():
     assert shell("--version").stdout == f"triton-rerank {metadata.version('triton-rerank')}\n"
 
 
+@pytest.mark.slow
 def test_ready_waits_for_a_server_that_starts_later():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -460,6 +460,7 @@ def test_100_threads_on_one_client_lose_no_call_to_a_short_queue(server):
     assert lost == []
 
 
+@pytest.mark.slow
 def test_a_server_that_is_back_within_10_s_costs_no_call(client_class, server):
     port = server.port
     with client_class(server.url) as client:

@@ -72,9 +72,9 @@ def test_a_version_that_is_gone_lets_the_call_start_over(client_class):
     assert [result.document for result in response[:2]] == ["99", "98"]
     assert response.model_version == "8"
     answered = [request.model_version for request in server.requests]
-    assert answered[:1] == [""]
-    assert answered[-4:] == ["", "8", "8", "8"]  # all four again: none of version 7 counts
-    assert set(answered[1:-4]) == {"7"}
+    # All four again: none of version 7 counts. One of those may still arrive after the call has started over.
+    assert [version for version in answered if version != "7"] == ["", "", "8", "8", "8"]
+    assert "7" in answered
 
 
 @pytest.mark.parametrize(

@@ -277,6 +277,7 @@ def test_the_gateway_runs_without_rights():
     assert GATEWAY_CONTAINER["securityContext"] == CONTAINER["securityContext"]
 
 
+@pytest.mark.slow
 async def test_the_gateways_probes_are_its_paths():
     """A reranker that is down makes a gateway unready; it does not restart it."""
     client = AsyncRerankClient("127.0.0.1:1")

@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 from benchmarks.bulk import ratio
 from support import ROOT
 
@@ -11,6 +13,7 @@ def test_the_ratio_is_the_median_over_rounds():
     assert ratio([(1, 2), (10, 19), (1, 9)]) == 2
 
 
+@pytest.mark.slow
 def test_the_short_form_runs():
     command = [sys.executable, "-m", "benchmarks.bulk", "--rounds", "1", "--rows", "4", "--real-rows", "0", "--no-ray"]
     done = subprocess.run(command, cwd=ROOT / "loadtest", capture_output=True, text=True, check=False)
