@@ -184,14 +184,14 @@ def colbert_server(colbert_repository: Path) -> Iterator[EmbeddedServer]:
 
 
 @pytest.fixture(scope="session")
-def both_server(shared_folder: Path, colbert_repository: Path) -> Iterator[EmbeddedServer]:
-    """A tiny cross-encoder and the tiny ColBERT model beside it, computed in fp32 on the CPU."""
+def both_server(shared_folder: Path, colbert_repository: Path, tiny_exports: TinyExports) -> Iterator[EmbeddedServer]:
+    """The cross-encoder of `tiny_repository` and the tiny ColBERT model beside it, computed in fp32 on the CPU."""
     folder = shared_folder / "both"
     folder.mkdir(exist_ok=True)
     with locked(folder / "lock", wait=True):
         if not (folder / "repository").exists():
-            shutil.copytree(colbert_repository, folder / "repository")
-            export(str(tiny_checkpoint(folder / "tiny", "bert")), repository=folder / "repository", precision="fp32")
+            for source in (colbert_repository, tiny_exports("bert", "fp32").repository):
+                shutil.copytree(source, folder / "repository", dirs_exist_ok=True)
             for config in (folder / "repository").glob("*_encoder/configs/cpu.pbtxt"):
                 config.write_text(config.read_text().replace('string_value: "auto"', 'string_value: "f32"'))
     with quick_server(folder / "repository") as running:
