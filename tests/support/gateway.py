@@ -6,20 +6,20 @@ import re
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections import deque
 
 import psutil
 
+from support import CLIENT_COMMAND
+
 
 class GatewayProcess:
     """`with GatewayProcess("localhost:8001", "--max-body", "1") as gateway: gateway.url`."""
 
     def __init__(self, upstream: str, *options: str, env: dict[str, str] | None = None):
-        code = "import sys; from triton_rerank.cli.main import main; sys.exit(main())"
-        self.command = [sys.executable, "-c", code, "gateway", "--url", upstream, "--port", "0", *options]
+        self.command = [*CLIENT_COMMAND, "gateway", "--url", upstream, "--port", "0", *options]
         self.env = {**os.environ, **(env or {})}
         self.log: deque[str] = deque(maxlen=10_000)
         self._listening = threading.Event()

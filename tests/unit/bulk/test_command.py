@@ -3,13 +3,13 @@
 import json
 import signal
 import subprocess
-import sys
 import time
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from support import CLIENT_COMMAND
 from support.fake_triton import FakeTriton, hang
 from support.monitors import wait_until
 from triton_rerank.bulk.files import BlockReader, cut, read_footer
@@ -264,8 +264,7 @@ def test_types_that_differ_between_files_are_told(bulk, queries, tmp_path):
 
 def start(source, out, *options):
     """The command in a process of its own."""
-    code = "import sys; from triton_rerank.cli.main import main; sys.exit(main())"
-    command = [sys.executable, "-c", code, "bulk", str(source), str(out), "--block-rows", "10", *options]
+    command = [*CLIENT_COMMAND, "bulk", str(source), str(out), "--block-rows", "10", *options]
     return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
 
 

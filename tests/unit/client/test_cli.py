@@ -5,7 +5,6 @@ import io
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,7 +14,9 @@ from importlib import metadata
 import grpc
 import pytest
 
+from support import CLIENT_COMMAND
 from support.fake_triton import FakeTriton, hang, refuse
+from support.monitors import free_port
 from triton_rerank.cli.main import main
 from triton_rerank.cli.output import shorten
 
@@ -25,9 +26,6 @@ def server(monkeypatch):
     with FakeTriton() as running:
         monkeypatch.setenv("TRITON_RERANK_URL", running.url)
         yield running
-
-
-COMMAND = [sys.executable, "-c", "import sys; from triton_rerank.cli.main import main; sys.exit(main())"]
 
 
 def shell(*arguments, stdin=""):
@@ -43,7 +41,7 @@ def shell(*arguments, stdin=""):
 
 
 def test_rerank_prints_a_table(server):
-    command, stdin = [*COMMAND, "rerank", "-q", "如何", "--top-n", "2"], "1\n\n3\n正则化技术详解\n"
+    command, stdin = [*CLIENT_COMMAND, "rerank", "-q", "如何", "--top-n", "2"], "1\n\n3\n正则化技术详解\n"
     done = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [
@@ -154,11 +152,9 @@ def test_version():
 
 @pytest.mark.slow
 def test_ready_waits_for_a_server_that_starts_later():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     process = subprocess.Popen(
-        [*COMMAND, "ready", "--wait", "60", "--url", f"127.0.0.1:{port}"],
+        [*CLIENT_COMMAND, "ready", "--wait", "60", "--url", f"127.0.0.1:{port}"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -182,7 +178,7 @@ def test_ready_gives_up_after_the_wait(server):
 def test_a_full_disk_behind_stdout(server):
     with open("/dev/full", "w") as full:
         done = subprocess.run(
-            [*COMMAND, "info"],
+            [*CLIENT_COMMAND, "info"],
             stdout=full,
             stderr=subprocess.PIPE,
             text=True,
@@ -282,7 +278,7 @@ def test_a_reader_that_leaves_early_is_no_error(server, tmp_path):
 
 def test_ctrl_c_is_clean(server):
     server.faults.append(hang(30))
-    process = subprocess.Popen([*COMMAND, "ready"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen([*CLIENT_COMMAND, "ready"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     end = time.monotonic() + 20
     while not server.requests:
         assert time.monotonic() < end

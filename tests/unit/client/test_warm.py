@@ -3,10 +3,10 @@
 import os
 import signal
 import subprocess
-import sys
 
 import pytest
 
+from support import CLIENT_COMMAND
 from support.fake_triton import FakeTriton, hang
 from support.monitors import wait_until
 from triton_rerank.cli.main import main
@@ -70,9 +70,8 @@ def test_several_servers_are_each_given_all_documents(server, tmp_path, capsys):
 
 
 def test_ctrl_c_says_how_to_go_on(server, tmp_path):
-    code = "import sys; from triton_rerank.cli.main import main; sys.exit(main())"
     server.faults.extend([None] * 4 + [hang(30)])
-    command = [sys.executable, "-c", code, "warm", documents(tmp_path, 5_000)]
+    command = [*CLIENT_COMMAND, "warm", documents(tmp_path, 5_000)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         wait_until(lambda: server.requests and not server.faults)
         os.kill(process.pid, signal.SIGINT)

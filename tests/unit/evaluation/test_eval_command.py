@@ -5,18 +5,18 @@ import os
 import pty
 import signal
 import subprocess
-import sys
 import time
 
 import ir_measures
 import pytest
 
+from support import CLIENT_COMMAND
 from support.fake_triton import FakeTriton, hang
 from triton_rerank.cli.main import main
 from triton_rerank.cli.output import progress_line
 from triton_rerank.evaluation.trec import read_qrels, read_run
 
-COMMAND = [sys.executable, "-c", "import sys; from triton_rerank.cli.main import main; sys.exit(main())", "eval"]
+COMMAND = [*CLIENT_COMMAND, "eval"]
 
 DOCUMENTS = {"one": "1", "two": "2", "three": "3", "four": "4"}
 QUERIES = {f"q{number}": f"query {number}" for number in range(1, 5)}
