@@ -88,6 +88,31 @@ def test_what_was_scored_is_not_encoded_again(colbert_server):
     assert after["bytes"] - before["bytes"] > 40 * 5 * 16 * 2
 
 
+def test_what_concurrent_callers_encode_is_counted_exactly(colbert_server):
+    # A worker encodes for calls that lack only a query, another for those that lack documents: both count queries.
+    known, calls, new = ["the sky", "a train"], 500, 3
+
+    def call(number):
+        client.rerank(f"why {number}", known)
+        client.rerank(f"when {number}", [f"mountain {number} {row}" for row in range(new)])
+
+    with (
+        RerankClient(colbert_server.grpc_url, "late_interaction", max_retries=0) as client,
+        ThreadPoolExecutor(16) as pool,
+    ):
+        client.rerank("why", known)
+        before = cache_metrics(colbert_server)
+        list(pool.map(call, range(calls)))
+        after = cache_metrics(colbert_server)
+    counted = {name: after[name] - before[name] for name in after if name.startswith(("hits", "misses"))}
+    assert counted == {
+        "hits_total/query": 0,
+        "hits_total/document": len(known) * calls,
+        "misses_total/query": 2 * calls,
+        "misses_total/document": new * calls,
+    }
+
+
 def test_every_series_that_the_dashboard_reads_is_exported(colbert_server):
     names = {name for _, expression in queries() for name, _ in selectors(expression)}
     read = {name for name in names if name.startswith("late_interaction_")}
@@ -181,9 +206,7 @@ def broken_server(colbert_repository, tmp_path_factory):
     for manifest in repository.glob("*/1/manifest.json"):
         manifest.write_text(manifest.read_text().replace(before, after))
     explicit = ("--model-control-mode=explicit", "--load-model=*")
-    # The log outlives the server: tritonserver 2.51 seldom ends here, by SIGSEGV in its Python backend.
-    log = repository.parent / "server.log"
-    with quick_server(repository, runtime="onnxruntime", arguments=explicit, log=log) as running:
+    with quick_server(repository, runtime="onnxruntime", arguments=explicit) as running:
         yield running
 
 

@@ -193,7 +193,10 @@ class TritonPythonModel:
 
 
 class Metrics:
-    """What Triton's own metrics cannot show: its queue of this model is always empty."""
+    """What Triton's own metrics cannot show: its queue of this model is always empty.
+
+    One thread may change a metric, not two: `waiting_s` the worker, `refused` the one that runs `execute`.
+    """
 
     def __init__(self, model):
         labels = {"model": model}

@@ -51,8 +51,7 @@ class TritonPythonModel:
         self.encoder = VectorEncoder(tokenizer, settings, parameters, config["max_batch_size"])
         self.logit_scale = float(parameters["logit_scale"])
         self.cache = VectorCache(int(parameters["cache_bytes"]))
-        self.metrics = CacheMetrics(args["model_name"])
-        self.metrics.limit(self.cache.limit_bytes)
+        self.metrics = CacheMetrics(args["model_name"], self.cache)
         self.keeper = None
         if path := parameters.get("cache_snapshot"):
             settings = {"manifest": manifest_digest, "vector_type": self.encoder.vector_type}
@@ -148,7 +147,7 @@ class TritonPythonModel:
         yield {}
         for entries in self.encoder.encode(queries | documents):
             evicted = self.cache.put({k: entry for k, entry in entries.items() if not isinstance(entry, EncoderError)})
-            self.metrics.stored(evicted, self.cache.bytes)
+            self.metrics.stored(evicted)
             yield entries
 
     def answer(self, call):

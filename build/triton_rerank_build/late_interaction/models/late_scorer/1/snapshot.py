@@ -156,7 +156,7 @@ class SnapshotKeeper:
         if not entries:
             return
         taken, too_many = self._cache.restore(entries)
-        self._metrics.restored(taken, self._cache.bytes, size)
+        self._metrics.restored(taken, size)
         left_out = f"; {too_many} more do not fit" if too_many else ""
         seconds = time.monotonic() - start
         self._log_info(f"{self._snapshot.path}: {taken} texts are cached again after {seconds:.1f} s{left_out}")
