@@ -30,11 +30,9 @@ class Example:
 
 
 def load(paths: Sequence[Path], split: str, settings: Settings) -> list[Example]:
-    """The queries of all sources that have a relevant document and another, shuffled.
-
-    Unless only given negatives are wanted, BM25 adds some of a folder's corpus to each of its queries, and some of a
-    file's documents to those without any.
-    """
+    """The queries of all sources that have a relevant document and another, shuffled."""
+    # Unless only given negatives are wanted, BM25 adds some of a folder's corpus to each of its queries, and some of a
+    # file's documents to those without any.
     examples: list[Example] = []
     try:
         for path in paths:
@@ -58,10 +56,8 @@ def load(paths: Sequence[Path], split: str, settings: Settings) -> list[Example]
 
 
 def mine(model: CrossEncoder, examples: Sequence[Example]) -> list[Example]:
-    """Order each query's negatives by the model's own logits, highest first, up to its lowest relevant document.
-
-    Those above it are more often unjudged answers than mistakes; a query that has no others keeps them.
-    """
+    """Order each query's negatives by the model's own logits, highest first, up to its lowest relevant document."""
+    # Those above it are more often unjudged answers than mistakes; a query that has no others keeps them.
     # The candidates are there: to the embedding model that is asked for them all texts are equal.
     options: dict[str, Any] = {"model": SentenceTransformer(modules=[BoW(["-"])], device="cpu"), "cross_encoder": model}
     options |= {"absolute_margin": 0.0, "output_format": "labeled-list", "verbose": False}
