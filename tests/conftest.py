@@ -69,10 +69,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("slow")
 
 
-def pytest_collection_finish() -> None:
+@pytest.fixture(scope="module", autouse=True)
+def frozen_modules() -> None:
     """Take the modules imported so far out of garbage collection: each export would traverse them many times."""
-    gc.collect()
-    gc.freeze()
+    if len(gc.get_objects()) > 50_000:
+        gc.collect()
+        gc.freeze()
 
 
 @pytest.fixture(scope="session")

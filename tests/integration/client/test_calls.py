@@ -170,9 +170,9 @@ def test_a_deadline_passes_and_the_server_lives(client):
     assert client.is_ready()
 
 
-def test_thousands_of_documents_in_one_call(client):
-    response = client.rerank("q", [str(number) for number in range(2_500)], max_length=16)
-    assert sorted(result.index for result in response) == list(range(2_500))
+def test_more_than_a_thousand_documents_in_one_call(client):
+    response = client.rerank("q", [str(number) for number in range(1_100)], max_length=16)
+    assert sorted(result.index for result in response) == list(range(1_100))
 
 
 def test_32_threads_share_a_client(server):

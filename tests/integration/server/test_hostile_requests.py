@@ -1,5 +1,6 @@
 """Shapes around 2^31 to 2^63, odd timeouts and long texts without tokens: such a request harms no neighbour."""
 
+import shutil
 import subprocess
 import sys
 import threading
@@ -12,7 +13,6 @@ from transformers import AutoTokenizer
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from support import quick_server, raw
-from support.tiny_models import tiny_checkpoint
 from triton_rerank import RequestTimeoutError, RerankClient
 from triton_rerank_build import export
 from triton_rerank_build.late_interaction.settings import LateOptions
@@ -23,13 +23,12 @@ ENSEMBLES = ["reranker", "late_interaction"]
 
 
 @pytest.fixture(scope="module")
-def repository(tmp_path_factory):
+def repository(tiny_exports, tmp_path_factory):
     """A tiny BERT checkpoint, as a cross-encoder and for late interaction."""
-    folder = tmp_path_factory.mktemp("hostile")
-    checkpoint = str(tiny_checkpoint(folder / "tiny", "bert"))
-    export(checkpoint, repository=folder / "repository")
-    export(checkpoint, repository=folder / "repository", late_interaction=LateOptions("query: ", "passage: "))
-    return folder / "repository"
+    made = tiny_exports("bert", "fp32")
+    repository = shutil.copytree(made.repository, tmp_path_factory.mktemp("hostile") / "repository")
+    export(str(made.checkpoint), repository=repository, late_interaction=LateOptions("query: ", "passage: "))
+    return repository
 
 
 @pytest.fixture(scope="module")
@@ -194,7 +193,7 @@ def test_a_document_larger_than_shared_memory_fails_alone_with_a_remedy(reposito
 
 
 @pytest.mark.parametrize("model", ["tokenizer", "late_scorer"])
-def test_long_texts_without_tokens_are_cut_and_flagged_or_have_all_their_tokens(both, repository, model):
+def test_long_texts_without_tokens_are_cut_and_flagged_or_have_all_their_tokens(both, tiny_exports, model):
     documents = {
         "a" + " " * 500_000 + "b": False,
         "a" + "\0" * 500_000 + "b": False,
@@ -215,7 +214,7 @@ def test_long_texts_without_tokens_are_cut_and_flagged_or_have_all_their_tokens(
     )
     assert dict(zip(documents, answer["truncated"][:, 0].tolist(), strict=True)) == documents
     if model == "tokenizer":
-        reference = AutoTokenizer.from_pretrained(repository.parent / "tiny")
+        reference = AutoTokenizer.from_pretrained(tiny_exports("bert", "fp32").checkpoint)
         for row, (text, cut) in enumerate(documents.items()):
             if not cut:
                 assert answer["num_tokens"][row, 0] == len(reference("why", text)["input_ids"])
