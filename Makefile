@@ -13,7 +13,7 @@ BIN := $(VENV)/bin
 TORCH_VERSION ?= 2.13.0
 JOBS ?= 2
 # A file's tests run in one process. The order of the files puts the short unit tests last, which evens out the end.
-PYTEST := -m pytest --numprocesses=$(JOBS) --dist=loadfile --no-loadscope-reorder
+PYTEST := pytest --numprocesses=$(JOBS) --dist=loadfile --no-loadscope-reorder
 
 .PHONY: help demo serve test test-clients test-container check lint wheels site docs bench compare loadtest upgrade clean clean-models clean-cache
 
@@ -29,7 +29,7 @@ serve: $(VENV)/.installed ## Keep a server up on 8000 (HTTP), 8001 (gRPC), 8002 
 
 test: $(VENV)/.installed ## Install what the tests need, run all of them, and report the coverage
 	@tests/prometheus.sh $(VENV)/prometheus
-	PATH="$(abspath $(VENV)/prometheus/usr/bin):$$PATH" $(BIN)/python -m slipcover $(PYTEST)
+	PATH="$(abspath $(VENV)/prometheus/usr/bin):$$PATH" $(BIN)/python -m slipcover -m $(PYTEST)
 
 test-clients: $(VENV)/.installed ## Run clients of Cohere, LangChain, LlamaIndex, Haystack, LiteLLM ... against the gateway
 	PYTHON=$(BIN)/python tests/clients/environments.sh $(VENV)/clients
@@ -44,7 +44,7 @@ test-container: $(VENV)/.installed ## Test a server that Docker starts: IMAGE=nv
 	  $(BIN)/python -m pytest -k "not test_model_info" $(CONTAINER_TESTS)
 
 check: $(VENV)/.installed ## Run the tests that need no server, in about a minute
-	$(BIN)/python $(PYTEST) tests/unit -m "not slow"
+	$(BIN)/python -m $(PYTEST) tests/unit -m "not slow"
 
 lint: $(VENV)/.installed ## Check style (ruff), layers (import-linter) and types (mypy, pyright)
 	$(BIN)/ruff check .

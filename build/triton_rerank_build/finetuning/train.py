@@ -186,7 +186,8 @@ def finetune(
         found = resolve_checkpoint(checkpoint, revision)
         if found.family not in ENCODERS or found.relevant is not None:
             kind = f"of type {found.family!r}" if found.relevant is None else "a classifier of two labels"
-            raise UnsupportedModelError(f"{checkpoint} is {kind}; needed: one logit, of type {', '.join(ENCODERS)}")
+            taken = f"fine-tuned are cross-encoders with one logit of type {', '.join(ENCODERS)}"
+            raise UnsupportedModelError(f"{checkpoint} is {kind}; {taken}")
         learn = load(data_paths, "train", settings)
         dev = load(dev_paths, "dev", settings)[: settings.dev_queries] if dev_paths else []
         if not dev:

@@ -328,7 +328,7 @@ def test_data_with_the_same_names_is_told_apart_by_content(json_lines, tmp_path)
 
 def test_what_cannot_be_fine_tuned_is_refused_before_its_data_are_read(tmp_path):
     decoder = tiny_decoder(tmp_path / "decoder")
-    with pytest.raises(BuildError, match="is of type 'qwen3'; needed: one logit, of type bert"):
+    with pytest.raises(BuildError, match="is of type 'qwen3'; fine-tuned are cross-encoders with one logit"):
         finetune(str(decoder), [tmp_path / "missing"], tmp_path / "out", Settings())
     labels = tiny_checkpoint(tmp_path / "labels", "bert", num_labels=2)
     with pytest.raises(BuildError, match="is a classifier of two labels"):
